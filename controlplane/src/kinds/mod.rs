@@ -1,0 +1,102 @@
+//! What the generic path needs to know of each kind: one small file per group with defaults, validation and
+//! strategy, all pure.
+//!
+//! A request passes the functions of [`Strategy`] in this order: `decode` (types, unknown fields) → `default` →
+//! `prepare` (what the server owns: status, generation, dropped fields) → `validate` → storage.
+
+use serde_json::Value;
+
+use crate::object::{Object, Resource};
+use crate::status::{ApiError, Cause};
+
+/// What `fieldValidation=` asks for; unknown and duplicate fields are refused, warned about, or dropped silently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldValidation {
+    Strict,
+    Warn,
+    Ignore,
+}
+
+/// A served kind.
+pub struct Kind {
+    /// Empty for the core group.
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    /// Plural, as in URLs: `pods`.
+    pub plural: &'static str,
+    pub singular: &'static str,
+    /// Plural and group: `deployments.apps`; equals `plural` in the core group.
+    pub resource: Resource,
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub namespaced: bool,
+    /// `status`, `scale`, `binding`, `log`, `exec`, `eviction` …
+    pub subresources: &'static [&'static str],
+    pub strategy: &'static dyn Strategy,
+}
+
+impl Kind {
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.into()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+}
+
+/// Which change is being made.
+#[derive(Debug, Clone, Copy)]
+pub enum Operation<'a> {
+    Create,
+    /// `subresource` is empty for the main resource, otherwise e.g. `status`.
+    Update {
+        old: &'a Value,
+        subresource: &'a str,
+    },
+}
+
+/// One Table column, as upstream's printers name it.
+pub struct Column {
+    pub name: &'static str,
+    /// `string`, `integer`, `date` …
+    pub kind: &'static str,
+    /// `name` for the first column.
+    pub format: &'static str,
+    /// 0 always shown, 1 only with `-o wide`.
+    pub priority: i32,
+    pub description: &'static str,
+}
+
+/// What differs between kinds.
+pub trait Strategy: Send + Sync {
+    /// Check types and field names against the API type and drop what is unknown; the strings are
+    /// warnings. Errors are `BadRequest` with the field path, worded as upstream words them.
+    fn decode(&self, value: &mut Value, level: FieldValidation) -> Result<Vec<String>, ApiError>;
+
+    fn default(&self, _value: &mut Value) {}
+
+    /// Reset what the caller may not set, count `metadata.generation`.
+    fn prepare(&self, _value: &mut Value, _op: Operation<'_>) {}
+
+    /// Everything wrong with it; empty is good.
+    fn validate(&self, _value: &Value, _op: Operation<'_>) -> Vec<Cause> {
+        Vec::new()
+    }
+
+    /// The value of a field-selector label beyond metadata.name and metadata.namespace; None when the kind has no such label.
+    fn field(&self, _value: &Value, _label: &str) -> Option<String> {
+        None
+    }
+
+    /// Field labels that selectors may name.
+    fn field_labels(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn columns(&self) -> &'static [Column];
+
+    /// One Table row: as many cells as columns. `now` is Unix seconds (for ages).
+    fn row(&self, object: &Object, now: i64) -> Vec<Value>;
+}

@@ -1,0 +1,9 @@
+//! A small Kubernetes control plane: remembers, tells, decides.
+//!
+//! Speaks the Kubernetes API; never knows nodes' insides or Linux.
+
+pub mod kinds;
+pub mod object;
+pub mod reader;
+pub mod status;
+pub mod writer;

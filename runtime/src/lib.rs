@@ -1,0 +1,5 @@
+//! Turns an OCI bundle into processes and stays beside them.
+//!
+//! Speaks the OCI runtime specification and Linux; never knows Kubernetes, networks or tokio.
+
+pub mod wire;
