@@ -2,8 +2,10 @@
 //!
 //! Speaks the Kubernetes API; never knows nodes' insides or Linux.
 
+pub mod context;
 pub mod kinds;
 pub mod object;
 pub mod reader;
 pub mod status;
+pub mod store;
 pub mod writer;

@@ -4,8 +4,8 @@
 //! fields survive. It never changes: a new version is a new [`Object`].
 
 use std::any::Any;
-use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -14,6 +14,21 @@ use serde_json::Value;
 
 /// A resource as it stands in URLs and RBAC rules: plural and group, `pods`, `deployments.apps`.
 pub type Resource = &'static str;
+
+/// The one static copy of a resource's name. Served kinds are static already; a name read from disk or made by
+/// a custom resource is kept for the life of the process, so callers intern only names that exist.
+pub fn intern(name: &str) -> Resource {
+    static NAMES: Mutex<BTreeSet<Resource>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    match names.get(name) {
+        Some(known) => known,
+        None => {
+            let leaked: Resource = Box::leak(name.to_owned().into_boxed_str());
+            names.insert(leaked);
+            leaked
+        }
+    }
+}
 
 /// Names one object of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
