@@ -1,3 +1,17 @@
 //! A cable, an address, a rule; and all three gone again.
 //!
 //! Speaks CNI and netlink (links and nf_tables); never knows Kubernetes or containers.
+//! Everything here is synchronous and works in "the host" as seen by the calling thread: its
+//! network namespace. Every setup is idempotent and has a teardown that tolerates absence.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod error;
+pub mod host;
+pub mod netns;
+pub mod nft;
+pub mod pod;
+
+pub use config::{HostConfig, PodNetwork, PodRequest};
+pub use error::Error;

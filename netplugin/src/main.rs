@@ -1,2 +1,2 @@
-//! stub
+//! The CNI plugin binary.
 fn main() {}
