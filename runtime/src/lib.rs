@@ -2,4 +2,7 @@
 //!
 //! Speaks the OCI runtime specification and Linux; never knows Kubernetes, networks or tokio.
 
+pub mod cgroup;
+pub mod supervisor;
+mod sys;
 pub mod wire;

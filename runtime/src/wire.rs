@@ -13,6 +13,12 @@
 //!
 //! Times are nanoseconds since the Unix epoch (UTC).
 
+mod client;
+
+pub use client::{
+    Client, ClientError, ExecSession, MAX_LINE, decode, encode, listen, receive_line, send_line,
+};
+
 use std::path::PathBuf;
 
 use oci_spec::runtime::Process;
