@@ -1,0 +1,73 @@
+//! A virtual machine for what the machine at hand may not have: a full cgroup v2 hierarchy, and a
+//! power switch.
+//!
+//! ```text
+//!   Debian's cloud kernel (a .deb, unpacked under target/)
+//!   initramfs: kobune_vminit + modules in load order          -- leaves after mounting the disk
+//!   disk (ext4, made by mke2fs -d): root file system, programs, data     -- outlives hard resets
+//!   serial 0: console, shown as it comes     serial 1: one word about how it ended
+//! ```
+//!
+//! A suite is a test file `tests/tests/vm_*.rs`, linked statically, whose tests are `#[ignore]`d on the
+//! host and run inside as root by process 1. [`guest`] is what such a test may ask of its machine.
+
+pub mod cpio;
+mod disk;
+pub mod guest;
+mod kernel;
+mod machine;
+pub mod modules;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::paths;
+
+/// Most boots of one suite; each but the last ends in a hard reset that the suite asked for.
+const MOST_BOOTS: u32 = 5;
+
+/// Runs a command that prepares the machine, its output kept for the error.
+fn prepare(command: &mut Command) -> Result<String, String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|error| format!("run {name}: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{name}: {}: {}", output.status, stderr.trim()))
+}
+
+fn io<T>(what: &str, path: &Path, result: std::io::Result<T>) -> Result<T, String> {
+    result.map_err(|error| format!("{what} {}: {error}", path.display()))
+}
+
+/// One suite to run inside.
+pub struct Suite {
+    /// Name of the test file without `.rs`.
+    pub name: String,
+    /// Its statically linked program.
+    pub program: PathBuf,
+}
+
+/// Boots the suite's machine as often as it wants; an error unless all its tests passed.
+pub fn run(suite: &Suite) -> Result<(), String> {
+    let dir = paths::target().join("vm");
+    let work = dir.join(&suite.name);
+    io("make directory", &work, fs::create_dir_all(&work))?;
+    let kernel = kernel::fetch(&dir)?;
+    let initramfs = work.join("initramfs.cpio");
+    io("write", &initramfs, fs::write(&initramfs, kernel.initramfs()?))?;
+    let disk = work.join("disk.img");
+    disk::make(&work, &disk, suite)?;
+    for boot in 1..=MOST_BOOTS {
+        let machine =
+            machine::Machine { kernel: &kernel.image, initramfs: &initramfs, disk: &disk };
+        match machine.boot(&work, &suite.name, boot)? {
+            machine::End::Exit(0) => return Ok(()),
+            machine::End::Exit(code) => return Err(format!("{}: exit code {code}", suite.name)),
+            machine::End::Reset => eprintln!("==> {}: hard reset, next boot", suite.name),
+        }
+    }
+    Err(format!("{}: still resetting after {MOST_BOOTS} boots", suite.name))
+}
