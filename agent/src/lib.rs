@@ -3,4 +3,14 @@
 //! Speaks the Kubernetes API as a client, and uses the runtime and netplugin as libraries. Knows neither
 //! the store nor the controllers; `app` alone knows that a control plane may live in this process.
 
+pub(crate) mod app;
+pub mod cli;
+pub mod config;
+pub mod demo;
 pub mod image;
+mod table;
+
+/// A Pod's supervisor: this program started again by the node. Call it before any thread exists.
+pub fn supervisor(args: impl Iterator<Item = std::ffi::OsString>) -> std::process::ExitCode {
+    kobune_runtime::supervisor::main(args)
+}
