@@ -4,7 +4,31 @@
 //! A request passes the functions of [`Strategy`] in this order: `decode` (types, unknown fields) → `default` →
 //! `prepare` (what the server owns: status, generation, dropped fields) → `validate` → storage.
 
+mod apps;
+mod coordination;
+mod core;
+mod decode;
+mod discovery;
+mod edit;
+mod field;
+mod metadata;
+mod names;
+mod quantity;
+mod schema;
+mod selector;
+mod subresource;
+mod table;
+mod template;
+
 use serde_json::Value;
+
+pub use decode::check as decode_as;
+pub use field::invalid;
+pub use quantity::Quantity;
+pub use schema::{Field, Struct, Type, Types, types};
+pub use selector::{Operator, ParseError as SelectorError, Requirement, Selector};
+pub use subresource::{Subresource, subresource};
+pub use table::human_duration;
 
 use crate::object::{Object, Resource};
 use crate::status::{ApiError, Cause};
@@ -69,8 +93,65 @@ pub struct Column {
     pub description: &'static str,
 }
 
+/// Every served kind, ordered by group and then by name.
+pub fn all() -> &'static [Kind] {
+    static ALL: &[Kind] = &[
+        core::config_map::KIND,
+        core::endpoints::KIND,
+        core::event::KIND,
+        core::namespace::KIND,
+        core::node::KIND,
+        core::pod::KIND,
+        core::secret::KIND,
+        core::service_account::KIND,
+        core::service::KIND,
+        apps::deployment::KIND,
+        apps::replica_set::KIND,
+        coordination::KIND,
+        discovery::KIND,
+    ];
+    ALL
+}
+
+/// By its place in URLs: `find("apps", "v1", "deployments")`.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    all().iter().find(|k| k.group == group && k.version == version && k.plural == plural)
+}
+
+/// By what objects say: `find_kind("apps/v1", "Deployment")`.
+pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static Kind> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    all().iter().find(|k| k.group == group && k.version == version && k.kind == kind)
+}
+
+/// By [`Resource`]: `find_resource("deployments.apps")`.
+pub fn find_resource(resource: &str) -> Option<&'static Kind> {
+    all().iter().find(|k| k.resource == resource)
+}
+
+/// The parts of [`Strategy`] that follow from the API type alone.
+macro_rules! typed {
+    ($ty:ty) => {
+        fn decode(
+            &self,
+            value: &mut serde_json::Value,
+            level: crate::kinds::FieldValidation,
+        ) -> Result<Vec<String>, crate::status::ApiError> {
+            crate::kinds::decode::check::<$ty>(value, level)
+        }
+
+        fn learn(&self, types: &mut crate::kinds::schema::Types) -> crate::kinds::schema::Type {
+            types.learn::<$ty>()
+        }
+    };
+}
+use typed;
+
 /// What differs between kinds.
 pub trait Strategy: Send + Sync {
+    /// Make the API type known to `types`; the answer is its root.
+    fn learn(&self, types: &mut Types) -> Type;
+
     /// Check types and field names against the API type and drop what is unknown; the strings are
     /// warnings. Errors are `BadRequest` with the field path, worded as upstream words them.
     fn decode(&self, value: &mut Value, level: FieldValidation) -> Result<Vec<String>, ApiError>;
