@@ -5,7 +5,6 @@
 pub mod context;
 pub mod kinds;
 pub mod object;
-pub mod patch;
 pub mod reader;
 pub mod status;
 pub mod store;

@@ -132,6 +132,11 @@ impl Read for Body {
 }
 
 impl Body {
+    /// A second handle of the connection, to end a stream from elsewhere.
+    pub(super) fn connection(&self) -> io::Result<TcpStream> {
+        self.reader.get_ref().try_clone()
+    }
+
     fn next_chunk(&mut self) -> io::Result<()> {
         let size = line(&mut self.reader)?;
         let digits = size.split(';').next().unwrap_or_default();

@@ -10,11 +10,17 @@
 //!
 //! Waiting is done in [`wait`] and nowhere else. Nothing here knows how the node works inside.
 
+pub mod api;
+pub mod host;
 pub mod http;
 pub mod image;
 pub mod namespaces;
 pub mod process;
-
+pub mod recorder;
+pub mod snapshot;
+mod view;
 pub mod wait;
 
+pub use host::Host;
+pub use view::{squeeze, start_time};
 pub use wait::{eventually, patience};

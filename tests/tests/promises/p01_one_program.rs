@@ -1,0 +1,52 @@
+//! Promise 1: one static program, no tool of the host, and the demo shows how Pods work.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use kobune_tests::harness::{Host, process};
+use kobune_tests::paths;
+
+#[test]
+fn the_program_is_static() {
+    let mut command = Command::new("ldd");
+    command.arg(paths::kobune());
+    let outcome = process::run(command, "");
+    let said = outcome.stdout + &outcome.stderr;
+    let fine = said.contains("statically linked") || said.contains("not a dynamic executable");
+    assert!(fine, "ldd says: {said}");
+}
+
+/// The harness starts every node with an empty PATH; here the whole demo runs so.
+#[test]
+fn the_demo_works_without_any_tool_on_path() {
+    let host = Host::new("demo");
+    let before = host.snapshot();
+    let outcome = host.kobune(&["up"], &["--demo", "--exit"]);
+    let shown = outcome.clone().ok();
+    for word in ["demo", "10.244.", "10.96.", "Ready"] {
+        assert!(
+            shown.contains(word),
+            "the demo does not show {word}:\n{shown}\n{}",
+            outcome.stderr
+        );
+    }
+    assert_eq!(host.snapshot().difference(&before), Vec::<String>::new());
+}
+
+#[test]
+fn the_kubeconfig_is_for_its_owner_only() {
+    let host = Host::with_node("kubeconfig");
+    let mode = fs::metadata(host.kubeconfig()).expect("kubeconfig is written").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn version_is_told_by_program_and_api() {
+    let host = Host::with_node("version");
+    let mut command = Command::new(paths::kobune());
+    command.arg("version");
+    assert!(process::run(command, "").ok().contains(env!("CARGO_PKG_VERSION")));
+    let version = host.kubectl_ok(&["version", "-o", "json"]);
+    assert!(version.contains("v1.33"), "{version}");
+}
