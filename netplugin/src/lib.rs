@@ -9,9 +9,14 @@
 pub mod config;
 pub mod error;
 pub mod host;
+mod ipam;
+mod leases;
+mod link;
+mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod pod;
+mod sysctl;
 
 pub use config::{HostConfig, PodNetwork, PodRequest};
 pub use error::Error;

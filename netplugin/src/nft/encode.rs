@@ -1,0 +1,460 @@
+//! Bytes of nf_tables messages (pure). Numbers that the kernel reads are big-endian except where
+//! it says otherwise; packet data and keys are as they are in the packet or register.
+
+use super::model::{Chain, Data, Expr, Rule, Set, Type, Verdict};
+use crate::netlink::{HEADER, align};
+
+/// `NFNL_SUBSYS_NFTABLES`, in the upper byte of every message type.
+const SUBSYSTEM: u16 = 10;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const FAMILY_IPV4: u8 = 2;
+
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_APPEND: u16 = 0x800;
+const NLA_F_NESTED: u16 = 0x8000;
+
+/// `NFT_REG32_00`
+const FIRST_REGISTER: u32 = 8;
+const VERDICT_REGISTER: u32 = 0;
+const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
+const NFT_SET_MAP: u32 = 8;
+
+/// A nested attribute's length has sixteen bits; stay well below.
+const ELEMENTS_PER_MESSAGE: usize = 48 * 1024;
+
+#[derive(Debug, Clone, Copy)]
+#[repr(u16)]
+enum Kind {
+    NewTable = 0,
+    GetTable = 1,
+    DeleteTable = 2,
+    NewChain = 3,
+    NewRule = 6,
+    NewSet = 9,
+    NewElement = 12,
+    DeleteElement = 14,
+}
+
+/// Key and value of one element, ready for the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Element {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Option<Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Value {
+    Bytes(Vec<u8>),
+    Verdict(Verdict),
+}
+
+/// A transaction under construction. Remembers what each message was about.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    bytes: Vec<u8>,
+    table: &'static str,
+    what: Vec<String>,
+    last_header: usize,
+}
+
+impl Batch {
+    /// Starts a transaction about `table`. Sequence numbers count from zero.
+    pub(crate) fn new(table: &'static str) -> Batch {
+        let mut batch = Batch { bytes: Vec::new(), table, what: Vec::new(), last_header: 0 };
+        batch.message(BATCH_BEGIN, 0, 0, SUBSYSTEM, "begin a transaction".into(), |_| {});
+        batch
+    }
+
+    /// The finished bytes, and what each message (by sequence number) was about.
+    pub(crate) fn finish(mut self) -> (Vec<u8>, Vec<String>) {
+        // One acknowledgement, for the last request, says that all is committed.
+        let at = self.last_header + 6;
+        let flags = u16::from_ne_bytes([self.bytes[at], self.bytes[at + 1]]) | NLM_F_ACK;
+        self.bytes[at..at + 2].copy_from_slice(&flags.to_ne_bytes());
+        self.message(BATCH_END, 0, 0, SUBSYSTEM, "commit".into(), |_| {});
+        (self.bytes, self.what)
+    }
+
+    pub(crate) fn create_table(&mut self) {
+        let what = format!("create table {}", self.table);
+        self.request(Kind::NewTable, NLM_F_CREATE, what, |out, table| string(out, 1, table));
+    }
+
+    pub(crate) fn delete_table(&mut self) {
+        let what = format!("delete table {}", self.table);
+        self.request(Kind::DeleteTable, 0, what, |out, table| string(out, 1, table));
+    }
+
+    pub(crate) fn create_chain(&mut self, chain: &Chain) {
+        let what = format!("create chain {}", chain.name);
+        self.request(Kind::NewChain, NLM_F_CREATE, what, |out, table| {
+            string(out, 1, table);
+            string(out, 3, &chain.name);
+            let Some(hook) = chain.hook else { return };
+            nested(out, 4, |out| {
+                number(out, 1, hook.point as u32);
+                number(out, 2, hook.priority as u32);
+            });
+            const ACCEPT: u32 = 1;
+            number(out, 5, ACCEPT);
+            string(out, 7, hook.kind);
+        });
+    }
+
+    pub(crate) fn append_rule(&mut self, chain: &str, rule: &Rule) {
+        let what = format!("add a rule to chain {chain}");
+        self.request(Kind::NewRule, NLM_F_CREATE | NLM_F_APPEND, what, |out, table| {
+            string(out, 1, table);
+            string(out, 2, chain);
+            nested(out, 4, |out| {
+                for expression in &rule.expressions {
+                    nested(out, 1, |out| expr(out, expression));
+                }
+            });
+            if !rule.comment.is_empty() {
+                attribute(out, 7, &comment(rule.comment));
+            }
+        });
+    }
+
+    pub(crate) fn create_set(&mut self, set: &Set) {
+        let what = format!("create set {}", set.name);
+        let id = self.what.len() as u32;
+        self.request(Kind::NewSet, NLM_F_CREATE, what, |out, table| {
+            string(out, 1, table);
+            string(out, 2, set.name);
+            number(out, 3, if set.data.is_some() { NFT_SET_MAP } else { 0 });
+            number(out, 4, concatenation(set.key));
+            number(out, 5, width(set.key));
+            match set.data {
+                Some(Data::Value(types)) => {
+                    number(out, 6, concatenation(types));
+                    number(out, 7, width(types));
+                }
+                Some(Data::Verdict) => number(out, 6, NFT_DATA_VERDICT),
+                None => {}
+            }
+            number(out, 10, id);
+        });
+    }
+
+    pub(crate) fn add_elements(&mut self, set: &'static str, elements: &[Element]) {
+        self.elements(Kind::NewElement, NLM_F_CREATE, "add elements to", set, elements);
+    }
+
+    pub(crate) fn delete_elements(&mut self, set: &'static str, elements: &[Element]) {
+        self.elements(Kind::DeleteElement, 0, "delete elements of", set, elements);
+    }
+
+    fn elements(
+        &mut self,
+        kind: Kind,
+        flags: u16,
+        verb: &str,
+        set: &'static str,
+        elements: &[Element],
+    ) {
+        let mut rest = elements;
+        while !rest.is_empty() {
+            let mut list = Vec::new();
+            let mut count = 0;
+            while count < rest.len() && list.len() < ELEMENTS_PER_MESSAGE {
+                nested(&mut list, 1, |out| element(out, &rest[count]));
+                count += 1;
+            }
+            rest = &rest[count..];
+            self.request(kind, flags, format!("{verb} set {set}"), |out, table| {
+                string(out, 1, table);
+                string(out, 2, set);
+                attribute(out, 3 | NLA_F_NESTED, &list);
+            });
+        }
+    }
+
+    fn request(
+        &mut self,
+        kind: Kind,
+        flags: u16,
+        what: String,
+        body: impl FnOnce(&mut Vec<u8>, &str),
+    ) {
+        let table = self.table;
+        let kind = SUBSYSTEM << 8 | kind as u16;
+        self.message(kind, flags, FAMILY_IPV4, 0, what, |out| body(out, table));
+    }
+
+    fn message(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        family: u8,
+        resource: u16,
+        what: String,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.last_header = self.bytes.len();
+        let sequence = self.what.len() as u32;
+        message(&mut self.bytes, kind, flags, sequence, family, resource, body);
+        self.what.push(what);
+    }
+}
+
+/// A question whether table `name` exists.
+pub(crate) fn get_table(name: &str, sequence: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    let kind = SUBSYSTEM << 8 | Kind::GetTable as u16;
+    message(&mut out, kind, NLM_F_ACK, sequence, FAMILY_IPV4, 0, |out| string(out, 1, name));
+    out
+}
+
+fn message(
+    out: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    family: u8,
+    resource: u16,
+    body: impl FnOnce(&mut Vec<u8>),
+) {
+    let start = out.len();
+    out.extend([0; 4]);
+    out.extend(kind.to_ne_bytes());
+    out.extend((flags | NLM_F_REQUEST).to_ne_bytes());
+    out.extend(sequence.to_ne_bytes());
+    out.extend(0u32.to_ne_bytes());
+    debug_assert_eq!(out.len() - start, HEADER);
+    out.extend([family, 0]);
+    out.extend(resource.to_be_bytes());
+    body(out);
+    let length = (out.len() - start) as u32;
+    out[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+}
+
+fn element(out: &mut Vec<u8>, element: &Element) {
+    nested(out, 1, |out| attribute(out, 1, &element.key));
+    match &element.value {
+        Some(Value::Bytes(bytes)) => nested(out, 2, |out| attribute(out, 1, bytes)),
+        Some(Value::Verdict(value)) => nested(out, 2, |out| verdict(out, value)),
+        None => {}
+    }
+}
+
+fn expr(out: &mut Vec<u8>, expression: &Expr) {
+    let mut named = |name: &str, body: &dyn Fn(&mut Vec<u8>)| {
+        string(out, 1, name);
+        nested(out, 2, |out| body(out));
+    };
+    let register = |index: &u32| FIRST_REGISTER + index;
+    match expression {
+        Expr::Payload { to, base, offset, length } => named("payload", &|out| {
+            number(out, 1, register(to));
+            number(out, 2, *base as u32);
+            number(out, 3, *offset);
+            number(out, 4, *length);
+        }),
+        Expr::Meta { to, key } => named("meta", &|out| {
+            number(out, 1, register(to));
+            number(out, 2, *key as u32);
+        }),
+        Expr::SetMark { from } => named("meta", &|out| {
+            number(out, 2, super::model::MetaKey::Mark as u32);
+            number(out, 3, register(from));
+        }),
+        Expr::OriginalDestination { to } => named("ct", &|out| {
+            const DESTINATION_IPV4: u32 = 20;
+            number(out, 1, register(to));
+            number(out, 2, DESTINATION_IPV4);
+            attribute(out, 3, &[0]);
+        }),
+        Expr::Immediate { to, value } => named("immediate", &|out| {
+            number(out, 1, register(to));
+            nested(out, 2, |out| attribute(out, 1, value));
+        }),
+        Expr::And { register: target, mask } => named("bitwise", &|out| {
+            number(out, 1, register(target));
+            number(out, 2, register(target));
+            number(out, 3, mask.len() as u32);
+            nested(out, 4, |out| attribute(out, 1, mask));
+            nested(out, 5, |out| attribute(out, 1, &vec![0; mask.len()]));
+        }),
+        Expr::Compare { register: source, equal, value } => named("cmp", &|out| {
+            number(out, 1, register(source));
+            number(out, 2, u32::from(!equal));
+            nested(out, 3, |out| attribute(out, 1, value));
+        }),
+        Expr::Lookup { set, key, to } => named("lookup", &|out| {
+            string(out, 1, set);
+            number(out, 2, register(key));
+            if let Some(to) = to {
+                number(out, 3, register(to));
+            }
+        }),
+        Expr::Dispatch { map, key } => named("lookup", &|out| {
+            string(out, 1, map);
+            number(out, 2, register(key));
+            number(out, 3, VERDICT_REGISTER);
+        }),
+        Expr::Random { to, modulus } => named("numgen", &|out| {
+            const RANDOM: u32 = 1;
+            number(out, 1, register(to));
+            number(out, 2, *modulus);
+            number(out, 3, RANDOM);
+        }),
+        Expr::DestinationNat { address, port } => named("nat", &|out| {
+            const DESTINATION: u32 = 1;
+            number(out, 1, DESTINATION);
+            number(out, 2, u32::from(FAMILY_IPV4));
+            number(out, 3, register(address));
+            number(out, 5, register(port));
+        }),
+        Expr::Masquerade => named("masq", &|out| {
+            const FULLY_RANDOM: u32 = 1 << 4;
+            number(out, 1, FULLY_RANDOM);
+        }),
+        Expr::RejectWithReset => named("reject", &|out| {
+            const TCP_RESET: u32 = 1;
+            number(out, 1, TCP_RESET);
+            attribute(out, 2, &[0]);
+        }),
+        Expr::RejectPortUnreachable => named("reject", &|out| {
+            const ICMP_UNREACHABLE: u32 = 0;
+            const PORT: u8 = 3;
+            number(out, 1, ICMP_UNREACHABLE);
+            attribute(out, 2, &[PORT]);
+        }),
+        Expr::Verdict(value) => named("immediate", &|out| {
+            number(out, 1, VERDICT_REGISTER);
+            nested(out, 2, |out| verdict(out, value));
+        }),
+    }
+}
+
+fn verdict(out: &mut Vec<u8>, verdict: &Verdict) {
+    const DROP: i32 = 0;
+    const JUMP: i32 = -3;
+    const GOTO: i32 = -4;
+    const RETURN: i32 = -5;
+    let (code, chain) = match verdict {
+        Verdict::Drop => (DROP, None),
+        Verdict::Return => (RETURN, None),
+        Verdict::Jump(chain) => (JUMP, Some(chain)),
+        Verdict::Goto(chain) => (GOTO, Some(chain)),
+    };
+    nested(out, 2, |out| {
+        number(out, 1, code as u32);
+        if let Some(chain) = chain {
+            string(out, 2, chain);
+        }
+    });
+}
+
+/// What `nft` stores for `comment "…"`.
+fn comment(text: &str) -> Vec<u8> {
+    let mut out = vec![0, (text.len() + 1) as u8];
+    out.extend(text.as_bytes());
+    out.push(0);
+    out
+}
+
+/// `nft` packs the types of a concatenation into one number, six bits each.
+fn concatenation(types: &[Type]) -> u32 {
+    types.iter().fold(0, |packed, one| packed << 6 | *one as u32)
+}
+
+/// Bytes of a key: every part takes whole registers, a single part its own width.
+fn width(types: &[Type]) -> u32 {
+    match types {
+        [Type::Protocol] => 1,
+        [Type::Port] => 2,
+        _ => 4 * types.len() as u32,
+    }
+}
+
+fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    out.extend(((value.len() + 4) as u16).to_ne_bytes());
+    out.extend(kind.to_ne_bytes());
+    out.extend(value);
+    out.resize(align(out.len()), 0);
+}
+
+fn number(out: &mut Vec<u8>, kind: u16, value: u32) {
+    attribute(out, kind, &value.to_be_bytes());
+}
+
+fn string(out: &mut Vec<u8>, kind: u16, value: &str) {
+    let mut bytes = value.as_bytes().to_vec();
+    bytes.push(0);
+    attribute(out, kind, &bytes);
+}
+
+fn nested(out: &mut Vec<u8>, kind: u16, body: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend([0; 4]);
+    body(out);
+    let length = (out.len() - start) as u16;
+    out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+    out[start + 2..start + 4].copy_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::attributes;
+
+    /// Splits a batch into (message type, flags, body).
+    fn messages(mut bytes: &[u8]) -> Vec<(u16, u16, &[u8])> {
+        let mut out = Vec::new();
+        while !bytes.is_empty() {
+            let length = u32::from_ne_bytes(bytes[..4].try_into().unwrap()) as usize;
+            let half = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+            out.push((half(4), half(6), &bytes[HEADER + 4..length]));
+            assert_eq!(length, align(length));
+            bytes = &bytes[length..];
+        }
+        out
+    }
+
+    #[test]
+    fn a_batch_is_framed_and_asks_for_one_acknowledgement() {
+        let mut batch = Batch::new("t");
+        batch.create_table();
+        batch.delete_table();
+        let (bytes, what) = batch.finish();
+        let messages = messages(&bytes);
+        let kinds: Vec<_> = messages.iter().map(|m| m.0).collect();
+        assert_eq!(kinds, [BATCH_BEGIN, 0xa00, 0xa02, BATCH_END]);
+        assert_eq!(what, ["begin a transaction", "create table t", "delete table t", "commit"]);
+        let acknowledged: Vec<_> = messages.iter().map(|m| m.1 & NLM_F_ACK != 0).collect();
+        assert_eq!(acknowledged, [false, false, true, false]);
+    }
+
+    #[test]
+    fn many_elements_are_split_and_none_is_lost() {
+        let elements: Vec<_> =
+            (0..5000u32).map(|n| Element { key: n.to_be_bytes().to_vec(), value: None }).collect();
+        let mut batch = Batch::new("t");
+        batch.add_elements("s", &elements);
+        let (bytes, _) = batch.finish();
+        let mut keys = Vec::new();
+        let messages = messages(&bytes);
+        for (_, _, body) in &messages[1..messages.len() - 1] {
+            let (_, list) = attributes(body).find(|(kind, _)| *kind == 3).unwrap();
+            for (_, one) in attributes(list) {
+                let (_, key) = attributes(one).next().unwrap();
+                keys.push(attributes(key).next().unwrap().1.to_vec());
+            }
+        }
+        assert!(messages.len() > 3);
+        assert_eq!(keys, elements.into_iter().map(|e| e.key).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn types_are_packed_as_nft_does() {
+        assert_eq!(concatenation(&[Type::Address, Type::Protocol, Type::Port]), 29453);
+        assert_eq!(width(&[Type::Address, Type::Protocol, Type::Port]), 12);
+        assert_eq!(width(&[Type::Port]), 2);
+    }
+}

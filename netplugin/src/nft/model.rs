@@ -1,0 +1,141 @@
+//! Words of nf_tables that we use, as data (pure). Names follow the kernel's expressions.
+//! Says nothing about Services and nothing about bytes on the wire.
+
+/// A 32-bit register, counted from 0.
+pub(crate) type Register = u32;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chain {
+    pub(crate) name: String,
+    /// None: only reached from other chains.
+    pub(crate) hook: Option<Hook>,
+    pub(crate) rules: Vec<Rule>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hook {
+    pub(crate) kind: &'static str,
+    pub(crate) point: HookPoint,
+    pub(crate) priority: i32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum HookPoint {
+    Prerouting = 0,
+    Forward = 2,
+    Output = 3,
+    Postrouting = 4,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rule {
+    /// Shown by `nft list`, for people.
+    pub(crate) comment: &'static str,
+    pub(crate) expressions: Vec<Expr>,
+}
+
+/// A set, or a map if it has `data`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Set {
+    pub(crate) name: &'static str,
+    pub(crate) key: &'static [Type],
+    pub(crate) data: Option<Data>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Data {
+    Value(&'static [Type]),
+    Verdict,
+}
+
+/// Types as `nft` numbers them; the kernel only stores the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Type {
+    Address = 7,
+    Protocol = 12,
+    Port = 13,
+    Mark = 19,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Return,
+    Drop,
+    Jump(String),
+    Goto(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Expr {
+    /// Bytes of the packet.
+    Payload {
+        to: Register,
+        base: Base,
+        offset: u32,
+        length: u32,
+    },
+    Meta {
+        to: Register,
+        key: MetaKey,
+    },
+    SetMark {
+        from: Register,
+    },
+    /// The connection's destination address as the client meant it.
+    OriginalDestination {
+        to: Register,
+    },
+    Immediate {
+        to: Register,
+        value: Vec<u8>,
+    },
+    And {
+        register: Register,
+        mask: Vec<u8>,
+    },
+    Compare {
+        register: Register,
+        equal: bool,
+        value: Vec<u8>,
+    },
+    /// Ends the rule if the key is not in the set; `to` receives a map's value.
+    Lookup {
+        set: &'static str,
+        key: Register,
+        to: Option<Register>,
+    },
+    /// As `Lookup`, for a map of verdicts, which is obeyed.
+    Dispatch {
+        map: &'static str,
+        key: Register,
+    },
+    Random {
+        to: Register,
+        modulus: u32,
+    },
+    DestinationNat {
+        address: Register,
+        port: Register,
+    },
+    Masquerade,
+    RejectWithReset,
+    RejectPortUnreachable,
+    Verdict(Verdict),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Base {
+    Network = 1,
+    Transport = 2,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum MetaKey {
+    Mark = 3,
+    OutputName = 7,
+    Protocol = 16,
+}
