@@ -3,9 +3,11 @@
 //! Speaks the Kubernetes API; never knows nodes' insides or Linux.
 
 pub mod context;
+pub mod controllers;
 pub mod kinds;
 pub mod object;
 pub mod reader;
+pub mod scheduler;
 pub mod status;
 pub mod store;
 pub mod writer;

@@ -1,0 +1,47 @@
+//! Controllers: each a pure decision over one view of the world, all run by one [`runner`].
+//!
+//! A controller says which resources concern it, which keys an event concerns, and what it wants for one
+//! key. It holds no copy of the world, performs no write, and looks at no clock.
+
+pub mod deployment;
+pub mod endpoints;
+pub mod events;
+pub mod look;
+pub mod nodeipam;
+pub mod outcome;
+pub mod queue;
+pub mod replicaset;
+pub mod runner;
+
+#[cfg(test)]
+pub(crate) mod world;
+
+use std::sync::Arc;
+
+use crate::context::Ctx;
+use runner::{Clock, Controller, Tools};
+
+/// Starts all controllers; they stop when `ctx.shutdown` is cancelled.
+pub fn spawn(ctx: &Ctx) {
+    let subscription = ctx.subscribe();
+    let tools = tools(ctx);
+    tokio::spawn(runner::run(all(ctx), tools, subscription, ctx.shutdown.clone()));
+}
+
+/// What deciders work with, on the real store and clock.
+pub(crate) fn tools(ctx: &Ctx) -> Tools {
+    let clock = Clock::system();
+    let recorder =
+        events::spawn(ctx.store.clone(), ctx.writer.clone(), clock.clone(), ctx.shutdown.clone());
+    Tools { reader: ctx.store.clone(), writer: ctx.writer.clone(), recorder, clock }
+}
+
+fn all(ctx: &Ctx) -> Vec<Arc<dyn Controller>> {
+    vec![
+        Arc::new(deployment::Deployments),
+        Arc::new(replicaset::ReplicaSets),
+        Arc::new(endpoints::Slices),
+        Arc::new(endpoints::Legacy),
+        Arc::new(nodeipam::NodeIpam::new(ctx.config.cluster_cidr, ctx.config.node_cidr_mask)),
+    ]
+}
