@@ -6,6 +6,8 @@ pub mod context;
 pub mod controllers;
 pub mod kinds;
 pub mod object;
+pub mod openapi;
+pub mod patch;
 pub mod reader;
 pub mod scheduler;
 pub mod status;
