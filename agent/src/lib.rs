@@ -8,6 +8,8 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod image;
+pub(crate) mod kubelet;
+pub(crate) mod logs;
 mod table;
 
 /// A Pod's supervisor: this program started again by the node. Call it before any thread exists.
