@@ -140,8 +140,12 @@ macro_rules! typed {
             crate::kinds::decode::check::<$ty>(value, level)
         }
 
-        fn learn(&self, types: &mut crate::kinds::schema::Types) -> crate::kinds::schema::Type {
-            types.learn::<$ty>()
+        fn learn(&self, types: &mut crate::kinds::schema::Types) {
+            types.learn::<$ty>();
+        }
+
+        fn root(&self) -> Option<usize> {
+            crate::kinds::schema::types().find::<$ty>()
         }
     };
 }
@@ -149,8 +153,11 @@ use typed;
 
 /// What differs between kinds.
 pub trait Strategy: Send + Sync {
-    /// Make the API type known to `types`; the answer is its root.
-    fn learn(&self, types: &mut Types) -> Type;
+    /// Make the API type known to `types`.
+    fn learn(&self, types: &mut Types);
+
+    /// The place of the API type in [`types()`].
+    fn root(&self) -> Option<usize>;
 
     /// Check types and field names against the API type and drop what is unknown; the strings are
     /// warnings. Errors are `BadRequest` with the field path, worded as upstream words them.
