@@ -2,7 +2,11 @@
 //!
 //! Speaks the Kubernetes API; never knows nodes' insides or Linux.
 
+pub mod api;
+pub mod auth;
+mod bootstrap;
 pub mod context;
+mod control_plane;
 pub mod controllers;
 pub mod kinds;
 pub mod object;
@@ -10,6 +14,10 @@ pub mod openapi;
 pub mod patch;
 pub mod reader;
 pub mod scheduler;
+mod server;
 pub mod status;
 pub mod store;
 pub mod writer;
+
+pub use api::UserInfo;
+pub use control_plane::{ControlPlane, Handler, Options, StartError};

@@ -1,0 +1,315 @@
+//! From a request to its answer.
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Response, StatusCode};
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::accept::{self, Encoding, Format, Shape};
+use super::body::{self, Body};
+use super::delete::{DeleteOptions, Deleted};
+use super::patch::Patch;
+use super::request::{self, ListOptions, Request, Target, Verb};
+use super::selector::Selectors;
+use super::write::{Options, Place, Written};
+use super::{Api, UserInfo, errors, read, sub, table};
+use crate::kinds::Kind;
+use crate::object::Object;
+use crate::status::ApiError;
+
+/// Groups that may do everything, until roles are served.
+const ALLOWED: [&str; 2] = ["system:masters", "system:nodes"];
+
+impl Api {
+    /// Answers one request of an authenticated user.
+    pub async fn serve(&self, user: &UserInfo, request: http::Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        match self.answer(user, parts, body).await {
+            Ok(response) => response,
+            Err(error) => body::error(&error),
+        }
+    }
+
+    async fn answer(
+        &self,
+        user: &UserInfo,
+        mut parts: Parts,
+        body: Body,
+    ) -> Result<Response<Body>, ApiError> {
+        let request = request::parse(&parts.method, &parts.uri, &self.registry);
+        match request {
+            Ok(Request::Info(info)) => self.info(user, &info, &parts),
+            _ if user.is_anonymous() => Err(errors::unauthorized()),
+            Err(error) => Err(error),
+            Ok(Request::Resource(target)) => {
+                authorize(user, &target)?;
+                match target.subresource.as_str() {
+                    "log" | "exec" | "attach" | "portforward" => {
+                        self.connect(&target, &mut parts, body).await
+                    }
+                    _ => self.resource(&target, &parts, body).await,
+                }
+            }
+        }
+    }
+
+    async fn resource(
+        &self,
+        target: &Target,
+        parts: &Parts,
+        body: Body,
+    ) -> Result<Response<Body>, ApiError> {
+        let format = accept::negotiate(&parts.headers, &target.query)?;
+        let place = Place {
+            kind: target.kind,
+            namespace: &target.namespace,
+            name: &target.name,
+            subresource: &target.subresource,
+        };
+        match target.verb {
+            Verb::Get => self.get(place, format),
+            Verb::List => self.answer_list(target, format).await,
+            Verb::Watch => self.answer_watch(target, format).await,
+            Verb::Create | Verb::Update | Verb::Patch => {
+                let bytes = body::read(body).await?;
+                let media = body::media_type(&parts.headers);
+                self.answer_write(target, place, media, &bytes, format).await
+            }
+            Verb::Delete | Verb::DeleteCollection => {
+                let bytes = body::read(body).await?;
+                let options = delete_options(target, body::media_type(&parts.headers), &bytes)?;
+                match target.verb {
+                    Verb::Delete => self.answer_delete(place, &options, format).await,
+                    _ => self.delete_collection(target, &options, format).await,
+                }
+            }
+        }
+    }
+
+    fn get(&self, place: Place<'_>, format: Format) -> Result<Response<Body>, ApiError> {
+        let object = self.find(place)?;
+        match place.subresource {
+            "scale" => {
+                let scale = sub::scale_of(&object).to_string();
+                body::encoded(StatusCode::OK, scale.into(), format.encoding)
+            }
+            "" | "status" => one(place.kind, &object, StatusCode::OK, format),
+            _ => Err(errors::method_not_allowed()),
+        }
+    }
+
+    async fn answer_list(
+        &self,
+        target: &Target,
+        format: Format,
+    ) -> Result<Response<Body>, ApiError> {
+        let options = ListOptions::parse(&target.query)?;
+        let page = self.list(target.kind, &selectors(target)?, &options).await?;
+        let bytes = read::render(target.kind, &page, format, Timestamp::now().as_second());
+        body::encoded(StatusCode::OK, bytes, format.encoding)
+    }
+
+    async fn answer_watch(
+        &self,
+        target: &Target,
+        format: Format,
+    ) -> Result<Response<Body>, ApiError> {
+        let options = ListOptions::parse(&target.query)?;
+        options.check_watch(&target.query)?;
+        if format.encoding != Encoding::Json {
+            let text = "watch events are only sent as application/json";
+            return Err(ApiError::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", text));
+        }
+        let events = self.watch(target.kind, selectors(target)?, format.shape, &options).await?;
+        let mut response = body::json(StatusCode::OK, Bytes::new());
+        *response.body_mut() = events;
+        Ok(response)
+    }
+
+    async fn answer_write(
+        &self,
+        target: &Target,
+        place: Place<'_>,
+        media: &str,
+        bytes: &[u8],
+        format: Format,
+    ) -> Result<Response<Body>, ApiError> {
+        let options = Options::parse(&target.query)?;
+        let written = match (target.verb, place.subresource) {
+            (Verb::Create, "") => self.create(place, body::decode(media, bytes)?, options).await?,
+            (Verb::Create, "binding") => {
+                let binding = body::decode(media, bytes)?;
+                let named = binding["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                let name = if place.name.is_empty() { &named } else { place.name };
+                self.bind(Place { name, ..place }, &binding).await?;
+                return Ok(success(StatusCode::CREATED));
+            }
+            (Verb::Create, "eviction") => {
+                self.evict(place, &body::decode(media, bytes)?).await?;
+                return Ok(success(StatusCode::CREATED));
+            }
+            (Verb::Update, "scale") => {
+                let scale = body::decode(media, bytes)?;
+                self.scale(place, options, |_| Ok(scale.clone())).await?
+            }
+            (Verb::Patch, "scale") => {
+                let patch = Patch::decode(media, bytes)?;
+                self.scale(place, options, |scale| patch.apply_to_scale(place.kind, &scale)).await?
+            }
+            (Verb::Update, "" | "status" | "finalize") => {
+                self.replace(place, body::decode(media, bytes)?, options).await?
+            }
+            (Verb::Patch, "" | "status") => {
+                let patch = Patch::decode(media, bytes)?;
+                self.update(place, options, |object| patch.apply(place.kind, &object.value()))
+                    .await?
+            }
+            _ => return Err(errors::method_not_allowed()),
+        };
+        self.written(place, &written, format)
+    }
+
+    fn written(
+        &self,
+        place: Place<'_>,
+        written: &Written,
+        format: Format,
+    ) -> Result<Response<Body>, ApiError> {
+        let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+        let mut response = match place.subresource {
+            "scale" => {
+                let scale = sub::scale_of(&written.object).to_string();
+                body::encoded(status, scale.into(), format.encoding)?
+            }
+            _ => one(place.kind, &written.object, status, format)?,
+        };
+        body::warn(&mut response, &written.warnings);
+        Ok(response)
+    }
+
+    async fn answer_delete(
+        &self,
+        place: Place<'_>,
+        options: &DeleteOptions,
+        format: Format,
+    ) -> Result<Response<Body>, ApiError> {
+        let deleted = self.delete(place, options).await?;
+        match &deleted {
+            Deleted::Gone(object) if !returned_when_gone(place.kind) => {
+                let status = json!({
+                    "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+                    "details": {
+                        "name": object.meta.name, "group": place.kind.group,
+                        "kind": place.kind.plural, "uid": object.meta.uid,
+                    },
+                });
+                Ok(body::value(StatusCode::OK, &status))
+            }
+            deleted => one(place.kind, deleted.object(), StatusCode::OK, format),
+        }
+    }
+
+    async fn delete_collection(
+        &self,
+        target: &Target,
+        options: &DeleteOptions,
+        format: Format,
+    ) -> Result<Response<Body>, ApiError> {
+        let kind = target.kind;
+        let list = ListOptions { limit: 0, ..ListOptions::parse(&target.query)? };
+        let page = self.list(kind, &selectors(target)?, &list).await?;
+        for object in &page.objects {
+            let (namespace, name) = (&object.meta.namespace, &object.meta.name);
+            let place = Place { kind, namespace, name, subresource: "" };
+            match self.delete(place, options).await {
+                Ok(_) => {}
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let bytes = read::render(kind, &page, format, Timestamp::now().as_second());
+        body::encoded(StatusCode::OK, bytes, format.encoding)
+    }
+}
+
+fn selectors(target: &Target) -> Result<Selectors, ApiError> {
+    let query = &target.query;
+    let (labels, fields) = (query.text("labelSelector"), query.text("fieldSelector"));
+    let mut selectors = Selectors::parse(target.kind, &target.namespace, labels, fields)?;
+    if !target.name.is_empty() {
+        selectors.only(&target.name);
+    }
+    Ok(selectors)
+}
+
+fn one(
+    kind: &Kind,
+    object: &std::sync::Arc<Object>,
+    status: StatusCode,
+    format: Format,
+) -> Result<Response<Body>, ApiError> {
+    let bytes = match format.shape {
+        Shape::Table(include) => {
+            table::one(kind, object, include, true, Timestamp::now().as_second()).into()
+        }
+        shape => table::shaped(object, shape),
+    };
+    body::encoded(status, bytes, format.encoding)
+}
+
+fn success(code: StatusCode) -> Response<Body> {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        "code": code.as_u16(),
+    });
+    body::value(code, &status)
+}
+
+/// Kinds whose last state is the answer to their deletion.
+fn returned_when_gone(kind: &Kind) -> bool {
+    matches!(kind.resource, "pods" | "services" | "serviceaccounts")
+}
+
+/// From the body where there is one, otherwise from the query.
+fn delete_options(target: &Target, media: &str, bytes: &[u8]) -> Result<DeleteOptions, ApiError> {
+    let query = &target.query;
+    let mut options = match bytes.is_empty() {
+        true => DeleteOptions {
+            grace_period_seconds: query.number("gracePeriodSeconds")?,
+            propagation_policy: query.text("propagationPolicy").map(str::to_owned),
+            ..DeleteOptions::default()
+        },
+        false => serde_json::from_value(body::decode(media, bytes)?)
+            .map_err(|e| errors::bad_request(format!("decode DeleteOptions: {e}")))?,
+    };
+    if query.text("dryRun").is_some() && options.dry_run.is_none() {
+        options.dry_run = query.text("dryRun").map(|d| vec![d.to_owned()]);
+    }
+    Ok(options)
+}
+
+/// Full access for administrators and nodes, none for others. Pure.
+fn authorize(user: &UserInfo, target: &Target) -> Result<(), ApiError> {
+    if user.groups.iter().any(|g| ALLOWED.contains(&g.as_str())) {
+        return Ok(());
+    }
+    let resource = match target.subresource.as_str() {
+        "" => target.kind.plural.to_owned(),
+        sub => format!("{}/{sub}", target.kind.plural),
+    };
+    let scope = match target.namespace.as_str() {
+        "" => "at the cluster scope".to_owned(),
+        namespace => format!("in the namespace {namespace:?}"),
+    };
+    let why = format!(
+        "User {:?} cannot {} resource {resource:?} in API group {:?} {scope}",
+        user.name,
+        target.verb.as_str(),
+        target.kind.group
+    );
+    Err(errors::forbidden(target.kind, &target.name, &why))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! What the server says about itself: health, version, metrics, discovery, OpenAPI.
+
+use std::fmt::Write as _;
+
+use http::request::Parts;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::body::{self, Body};
+use super::request::{Info, Query};
+use super::{Api, UserInfo, accept, discovery, errors};
+use crate::status::ApiError;
+
+/// What this server claims to be compatible with.
+pub(crate) const VERSION: &str = concat!("v1.33.0+kobune", env!("CARGO_PKG_VERSION"));
+
+impl Api {
+    pub(super) fn info(
+        &self,
+        user: &UserInfo,
+        info: &Info,
+        parts: &Parts,
+    ) -> Result<Response<Body>, ApiError> {
+        match info {
+            Info::Health(check) => return Ok(self.health(check, &parts.uri)),
+            Info::Version => return Ok(body::value(StatusCode::OK, &version())),
+            _ if user.is_anonymous() => return Err(errors::unauthorized()),
+            Info::Metrics => return Ok(body::text(StatusCode::OK, self.metrics())),
+            _ => {}
+        }
+        let aggregated = accept::aggregated_discovery(&parts.headers);
+        let document = match (info, aggregated) {
+            (Info::LegacyVersions, Some(version)) => {
+                discovery::aggregated(&self.registry, true, version)
+            }
+            (Info::Groups, Some(version)) => discovery::aggregated(&self.registry, false, version),
+            (Info::LegacyVersions, None) => discovery::legacy_versions(&self.address.to_string()),
+            (Info::Groups, None) => discovery::groups(&self.registry),
+            (Info::Group(name), _) => {
+                discovery::group(&self.registry, name).ok_or_else(errors::no_such_path)?
+            }
+            (Info::GroupVersion(group, version), _) => {
+                discovery::resources(&self.registry, group, version)
+                    .ok_or_else(errors::no_such_path)?
+            }
+            (Info::Root, _) => json!({"paths": self.paths()}),
+            (Info::OpenApi(path), _) => openapi(path).ok_or_else(errors::no_such_path)?,
+            (Info::Health(_) | Info::Version | Info::Metrics, _) => {
+                return Err(errors::no_such_path());
+            }
+        };
+        let media = match (info, aggregated) {
+            (Info::LegacyVersions | Info::Groups, Some(version)) => {
+                format!(
+                    "application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+                )
+            }
+            _ => "application/json".into(),
+        };
+        Ok(document_response(parts, &document, &media))
+    }
+
+    fn paths(&self) -> Vec<String> {
+        let groups = self.registry.groups().into_keys().map(|(group, version)| match group {
+            "" => format!("/api/{version}"),
+            group => format!("/apis/{group}/{version}"),
+        });
+        let fixed = [
+            "/api",
+            "/apis",
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v3",
+            "/readyz",
+            "/version",
+        ];
+        let mut paths: Vec<String> = groups.chain(fixed.map(str::to_owned)).collect();
+        paths.sort();
+        paths
+    }
+
+    fn health(&self, path: &str, uri: &http::Uri) -> Response<Body> {
+        let (endpoint, only) = path.split_once('/').unwrap_or((path, ""));
+        let mut checks = vec![("ping", true), ("store", self.store.healthy())];
+        if endpoint == "readyz" {
+            checks.push(("shutdown", !self.shutdown.is_cancelled()));
+        }
+        if !only.is_empty() {
+            checks.retain(|(name, _)| *name == only);
+            if checks.is_empty() {
+                return body::text(StatusCode::NOT_FOUND, "404 page not found\n");
+            }
+        }
+        let good = checks.iter().all(|(_, good)| *good);
+        let verbose = Query::parse(uri.query().unwrap_or_default()).get("verbose").is_some();
+        if good && !verbose {
+            return body::text(StatusCode::OK, "ok");
+        }
+        let mut text = String::new();
+        for (name, good) in checks {
+            let line = if good { format!("[+]{name} ok") } else { format!("[-]{name} failed") };
+            text.push_str(&line);
+            text.push('\n');
+        }
+        let verdict = if good { "passed" } else { "failed" };
+        let _ = writeln!(text, "{endpoint} check {verdict}");
+        let status = if good { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+        body::text(status, text)
+    }
+
+    fn metrics(&self) -> String {
+        let mut text = String::from("# TYPE apiserver_storage_objects gauge\n");
+        for (resource, count) in self.store.counts() {
+            let _ = writeln!(text, "apiserver_storage_objects{{resource=\"{resource}\"}} {count}");
+        }
+        let _ = writeln!(text, "# TYPE kobune_store_revision counter");
+        let _ = writeln!(text, "kobune_store_revision {}", self.store.revision());
+        text
+    }
+}
+
+/// `v3`, `v3/api/v1`, `v3/apis/<group>/<version>`
+fn openapi(path: &str) -> Option<Value> {
+    match *path.split('/').collect::<Vec<_>>().as_slice() {
+        ["v3"] => Some(crate::openapi::v3_index()),
+        ["v3", "api", version] => crate::openapi::v3("", version),
+        ["v3", "apis", group, version] => crate::openapi::v3(group, version),
+        _ => None,
+    }
+}
+
+fn version() -> Value {
+    json!({
+        "major": "1", "minor": "33", "gitVersion": VERSION, "gitCommit": "", "gitTreeState": "",
+        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
+        "platform": format!("linux/{}", match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        }),
+    })
+}
+
+/// 304 when the client has it already.
+pub(super) fn document_response(parts: &Parts, document: &Value, media: &str) -> Response<Body> {
+    let bytes = document.to_string();
+    let etag = discovery::etag(bytes.as_bytes());
+    let known = parts.headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+    let mut response = match known == Some(etag.as_str()) {
+        true => body::json(StatusCode::NOT_MODIFIED, ""),
+        false => body::json(StatusCode::OK, bytes),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    if let Ok(media) = HeaderValue::from_str(media) {
+        headers.insert(header::CONTENT_TYPE, media);
+    }
+    response
+}

@@ -1,0 +1,105 @@
+//! The API server: requests in, answers out. HTTP connections, the node agent in this process and the
+//! controllers all end here.
+//!
+//! `request` says what is asked (pure), the files named after verbs do it, `table`, `accept` and `body` shape the
+//! answer. Nothing here listens on a socket or knows a certificate.
+
+mod accept;
+mod admit;
+pub mod body;
+mod delete;
+mod discovery;
+mod dispatch;
+mod errors;
+mod info;
+mod meta;
+mod patch;
+mod proxy;
+mod read;
+mod registry;
+mod request;
+mod selector;
+mod services;
+mod sub;
+mod table;
+#[cfg(test)]
+mod testing;
+mod watch;
+mod write;
+mod writer;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Config;
+use crate::store::Store;
+
+pub use body::{Body, BoxError};
+pub(crate) use errors::unauthorized;
+pub use proxy::NodeClient;
+pub use registry::Registry;
+pub use services::{api_address, dns_address};
+
+/// Who asks, as authentication found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserInfo {
+    pub name: String,
+    pub groups: Vec<String>,
+}
+
+impl UserInfo {
+    pub fn new(name: &str, groups: &[&str]) -> Self {
+        Self { name: name.into(), groups: groups.iter().map(|g| (*g).to_owned()).collect() }
+    }
+
+    /// May do everything.
+    pub fn admin() -> Self {
+        Self::new("kubernetes-admin", &["system:masters", "system:authenticated"])
+    }
+
+    pub fn anonymous() -> Self {
+        Self::new("system:anonymous", &["system:unauthenticated"])
+    }
+
+    pub fn is_anonymous(&self) -> bool {
+        self.groups.iter().any(|g| g == "system:unauthenticated")
+    }
+}
+
+/// The API of one control plane; share it in an `Arc`.
+pub struct Api {
+    store: Arc<Store>,
+    registry: Registry,
+    config: Arc<Config>,
+    /// Where clients outside this process find it.
+    address: SocketAddr,
+    nodes: Option<NodeClient>,
+    /// Held while a Service gets its addresses.
+    allocation: tokio::sync::Mutex<()>,
+    shutdown: CancellationToken,
+}
+
+impl Api {
+    /// Without `nodes`, requests that a node must answer are refused.
+    pub fn new(
+        store: Arc<Store>,
+        registry: Registry,
+        config: Arc<Config>,
+        address: SocketAddr,
+        nodes: Option<NodeClient>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let allocation = tokio::sync::Mutex::new(());
+        Self { store, registry, config, address, nodes, allocation, shutdown }
+    }
+
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+}

@@ -1,0 +1,47 @@
+//! `PATCH`: media type and body become a patch that is applied anew to each version it meets. Pure.
+
+use serde_json::Value;
+
+use super::errors;
+use crate::kinds::Kind;
+use crate::patch::{self, PatchType};
+use crate::status::ApiError;
+
+const KNOWN: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+
+/// A decoded patch.
+pub(crate) struct Patch {
+    form: PatchType,
+    value: Value,
+}
+
+impl Patch {
+    pub(crate) fn decode(media: &str, bytes: &[u8]) -> Result<Self, ApiError> {
+        if media == "application/apply-patch+yaml" {
+            return Err(errors::unsupported_media_type(
+                "server-side apply (application/apply-patch+yaml) is not supported by this server yet, use client-side apply",
+            ));
+        }
+        let form = PatchType::from_content_type(media).ok_or_else(|| {
+            errors::unsupported_media_type(format!(
+                "the body of the request was in an unknown format - accepted media types include: {KNOWN} (it was {media:?})"
+            ))
+        })?;
+        let value = serde_json::from_slice(bytes);
+        let value = value.map_err(|e| errors::bad_request(format!("error decoding patch: {e}")))?;
+        Ok(Self { form, value })
+    }
+
+    pub(crate) fn apply(&self, kind: &Kind, current: &Value) -> Result<Value, ApiError> {
+        patch::apply(kind, self.form, current, &self.value)
+    }
+
+    /// To a Scale, whose lists nobody merges.
+    pub(crate) fn apply_to_scale(&self, kind: &Kind, scale: &Value) -> Result<Value, ApiError> {
+        let form = match self.form {
+            PatchType::Strategic => PatchType::Merge,
+            form => form,
+        };
+        patch::apply(kind, form, scale, &self.value)
+    }
+}

@@ -1,0 +1,218 @@
+//! Get and list: from the memory of the store, at one revision, in pages where asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::accept::{Format, Shape};
+use super::request::ListOptions;
+use super::selector::Selectors;
+use super::{Api, errors, table};
+use crate::kinds::Kind;
+use crate::object::Object;
+use crate::status::ApiError;
+use crate::store::Snapshot;
+
+/// How long a read waits for a revision that this server has not seen yet.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where the next page begins: after this object, at this revision.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Token {
+    #[serde(rename = "rv")]
+    revision: u64,
+    #[serde(rename = "ns")]
+    namespace: String,
+    #[serde(rename = "n")]
+    name: String,
+}
+
+impl Token {
+    fn encode(&self) -> String {
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    fn decode(text: &str) -> Result<Self, ApiError> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok();
+        bytes
+            .and_then(|b| serde_json::from_slice(&b).ok())
+            .ok_or_else(|| errors::bad_request("continue key is not valid"))
+    }
+}
+
+/// One page.
+pub(crate) struct Page {
+    pub(crate) objects: Vec<Arc<Object>>,
+    pub(crate) revision: u64,
+    /// Empty on the last page.
+    pub(crate) token: String,
+    pub(crate) remaining: Option<usize>,
+}
+
+impl Api {
+    pub(crate) async fn list(
+        &self,
+        kind: &'static Kind,
+        selectors: &Selectors,
+        options: &ListOptions,
+    ) -> Result<Page, ApiError> {
+        let token = options.token.as_deref().map(Token::decode).transpose()?;
+        if token.is_some() && options.revision.is_some_and(|r| r != 0) {
+            let text = "specifying resource version is not allowed when using continue";
+            return Err(errors::bad_request(text));
+        }
+        let Snapshot { revision, objects } = match (&token, options.revision) {
+            (Some(token), _) => self.past(kind, selectors, token.revision, true)?,
+            (None, Some(revision)) if options.exact => {
+                if revision == 0 {
+                    let why = "Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"";
+                    return Err(errors::list_options_invalid("resourceVersionMatch", why));
+                }
+                self.reached(revision).await?;
+                self.past(kind, selectors, revision, false)?
+            }
+            (None, Some(revision)) => {
+                self.reached(revision).await?;
+                self.present(kind, selectors)
+            }
+            (None, None) => self.present(kind, selectors),
+        };
+        Ok(page(kind, selectors, options.limit, token, objects, revision))
+    }
+
+    pub(super) fn present(&self, kind: &Kind, selectors: &Selectors) -> Snapshot {
+        self.store.snapshot(kind.resource, namespace(selectors))
+    }
+
+    fn past(
+        &self,
+        kind: &Kind,
+        selectors: &Selectors,
+        revision: u64,
+        continued: bool,
+    ) -> Result<Snapshot, ApiError> {
+        let past = self.store.snapshot_at(kind.resource, namespace(selectors), revision);
+        past.map_err(|e| match continued {
+            true => errors::expired("The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter."),
+            false => errors::expired(format!("too old resource version: {} ({})", e.asked, e.oldest)),
+        })
+    }
+
+    /// Waits a moment for a revision from the future.
+    pub(super) async fn reached(&self, revision: u64) -> Result<(), ApiError> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let current = self.store.revision();
+            if revision <= current {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(errors::future_revision(revision, current));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+fn namespace(selectors: &Selectors) -> Option<&str> {
+    Some(selectors.namespace.as_str()).filter(|n| !n.is_empty())
+}
+
+/// Cuts a page out of everything. Pure.
+fn page(
+    kind: &Kind,
+    selectors: &Selectors,
+    limit: usize,
+    token: Option<Token>,
+    objects: Vec<Arc<Object>>,
+    revision: u64,
+) -> Page {
+    let start = token.map_or(0, |t| {
+        let before = (t.namespace.as_str(), t.name.as_str());
+        objects.partition_point(|o| (o.meta.namespace.as_str(), o.meta.name.as_str()) <= before)
+    });
+    let total = objects.len();
+    let mut found = Vec::new();
+    let mut token = String::new();
+    let mut remaining = None;
+    for (index, object) in objects.into_iter().enumerate().skip(start) {
+        if !selectors.match_object(kind, &object) {
+            continue;
+        }
+        found.push(object);
+        if limit > 0 && found.len() == limit && index + 1 < total {
+            let last = &found[limit - 1].meta;
+            let (namespace, name) = (last.namespace.clone(), last.name.clone());
+            token = Token { revision, namespace, name }.encode();
+            remaining = selectors.everything().then_some(total - index - 1);
+            break;
+        }
+    }
+    Page { objects: found, revision, token, remaining }
+}
+
+/// The page as JSON, in the shape asked for. Objects are copied as the bytes that they are stored as.
+pub(crate) fn render(kind: &Kind, page: &Page, format: Format, now: i64) -> Bytes {
+    let mut metadata = json!({"resourceVersion": page.revision.to_string()});
+    if !page.token.is_empty() {
+        metadata["continue"] = page.token.clone().into();
+    }
+    if let Some(remaining) = page.remaining {
+        metadata["remainingItemCount"] = remaining.into();
+    }
+    let (kind_name, api_version) = match format.shape {
+        Shape::Table(include) => {
+            return table::table(kind, &page.objects, include, &metadata, now).into();
+        }
+        Shape::Partial => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
+        Shape::Object => (format!("{}List", kind.kind), kind.api_version()),
+    };
+    let size: usize = page.objects.iter().map(|o| o.raw().len() + 1).sum();
+    let head = format!(
+        r#"{{"kind":"{kind_name}","apiVersion":"{api_version}","metadata":{metadata},"items":["#
+    );
+    let mut out = Vec::with_capacity(head.len() + size + 2);
+    out.extend_from_slice(head.as_bytes());
+    for (index, object) in page.objects.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(&table::shaped(object, format.shape));
+    }
+    out.extend_from_slice(b"]}");
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::testing;
+
+    #[test]
+    fn pages_continue_where_they_ended() {
+        let kind = testing::kind("configmaps");
+        let object = |n: u32| {
+            let value = json!({"metadata": {"name": format!("m{n}"), "namespace": "a"}});
+            Arc::new(Object::from_value("configmaps", &value).unwrap())
+        };
+        let all: Vec<_> = (0..5).map(object).collect();
+        let (mut token, mut names, mut left) = (None, Vec::new(), Vec::new());
+        loop {
+            let page = page(kind, &Selectors::default(), 2, token, all.clone(), 9);
+            names.extend(page.objects.iter().map(|o| o.meta.name.clone()));
+            left.push(page.remaining);
+            if page.token.is_empty() {
+                break;
+            }
+            token = Some(Token::decode(&page.token).unwrap());
+        }
+        assert_eq!(names, ["m0", "m1", "m2", "m3", "m4"]);
+        assert_eq!(left, [Some(3), Some(1), None]);
+        assert!(Token::decode("nonsense").is_err());
+    }
+}

@@ -1,0 +1,98 @@
+//! Who somebody is: certificates of our own authority, and the token that nodes join with.
+//!
+//! What they may do is decided where the request is understood.
+
+mod pki;
+
+use http::{HeaderMap, header};
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::api::UserInfo;
+
+pub use pki::{Pair, Pki, PkiError};
+
+/// Headers carry credentials, but wrong ones.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error("the bearer token is not known")]
+pub struct Unauthenticated;
+
+/// Finds out who sent a request: the connection's verified certificate, or a bearer token.
+pub struct Authenticator {
+    token: String,
+}
+
+impl Authenticator {
+    pub fn new(token: &str) -> Self {
+        Self { token: token.into() }
+    }
+
+    /// `certificate` is the user of the connection, if it showed a certificate.
+    pub fn user(
+        &self,
+        certificate: Option<&UserInfo>,
+        headers: &HeaderMap,
+    ) -> Result<UserInfo, Unauthenticated> {
+        if let Some(user) = certificate {
+            return Ok(user.clone());
+        }
+        let Some(value) = headers.get(header::AUTHORIZATION) else {
+            return Ok(UserInfo::anonymous());
+        };
+        let text = value.to_str().map_err(|_| Unauthenticated)?;
+        let (scheme, token) = text.split_once(' ').ok_or(Unauthenticated)?;
+        match scheme.eq_ignore_ascii_case("bearer") && same(token.trim(), &self.token) {
+            true => Ok(UserInfo::new("system:node", &["system:nodes", "system:authenticated"])),
+            false => Err(Unauthenticated),
+        }
+    }
+}
+
+/// Compares without telling by its duration where the difference is.
+fn same(a: &str, b: &str) -> bool {
+    let differences = a.bytes().zip(b.bytes()).fold(0, |acc, (a, b)| acc | (a ^ b));
+    a.len() == b.len() && differences == 0
+}
+
+/// The user of a client certificate that TLS has verified: common name and organizations.
+pub fn certificate_user(certificate: &CertificateDer<'_>) -> Option<UserInfo> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let subject = parsed.subject();
+    let name = subject.iter_common_name().next()?.as_str().ok()?;
+    let mut groups: Vec<&str> =
+        subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
+    groups.push("system:authenticated");
+    Some(UserInfo::new(name, &groups))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn tokens() {
+        let auth = Authenticator::new("secret");
+        let user = auth.user(None, &headers("Bearer secret")).unwrap();
+        assert!(user.groups.contains(&"system:nodes".to_owned()));
+        for wrong in ["Bearer secre", "Bearer secrets", "Bearer ", "Basic secret", "secret"] {
+            assert_eq!(auth.user(None, &headers(wrong)), Err(Unauthenticated), "{wrong}");
+        }
+        assert!(auth.user(None, &HeaderMap::new()).unwrap().is_anonymous());
+    }
+
+    #[test]
+    fn certificates_name_their_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(dir.path()).unwrap();
+        let admin = pki.client("kubernetes-admin", &["system:masters"]).unwrap();
+        let user = certificate_user(&admin.certificate_der().unwrap()).unwrap();
+        assert_eq!(user.name, "kubernetes-admin");
+        assert_eq!(user.groups, ["system:masters", "system:authenticated"]);
+    }
+}

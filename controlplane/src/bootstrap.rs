@@ -1,0 +1,87 @@
+//! Objects that every cluster has from its first moment on, made or mended at each start.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use crate::api::{Api, api_address};
+use crate::context::Config;
+use crate::object::Resource;
+use crate::reader::Reader;
+use crate::status::ApiError;
+use crate::writer::{Change, Writer};
+
+const WHO: &str = "system:apiserver";
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+pub(crate) async fn run(api: &Api, config: &Config, address: SocketAddr) -> Result<(), ApiError> {
+    for name in NAMESPACES {
+        create(api, "namespaces", namespace(name)).await?;
+    }
+    create(api, "services", service(config)).await?;
+    replace(api, "endpoints", endpoints(address)).await?;
+    replace(api, "endpointslices.discovery.k8s.io", slice(address)).await
+}
+
+async fn create(api: &Api, resource: Resource, object: Value) -> Result<(), ApiError> {
+    match api.apply(WHO, Change::Create { resource, object }).await {
+        Err(error) if !error.is_already_exists() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Where this server is may have changed since the last start.
+async fn replace(api: &Api, resource: Resource, mut object: Value) -> Result<(), ApiError> {
+    match api.store().get(resource, "default", "kubernetes") {
+        None => create(api, resource, object).await,
+        Some(stored) => {
+            let version = stored.meta.resource_version.to_string();
+            object["metadata"]["resourceVersion"] = version.into();
+            api.apply(WHO, Change::Update { resource, subresource: None, object }).await.map(drop)
+        }
+    }
+}
+
+fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+fn labels() -> Value {
+    json!({"component": "apiserver", "provider": "kubernetes"})
+}
+
+fn service(config: &Config) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels()},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": api_address(&config.service_cidr).to_string(),
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
+        },
+    })
+}
+
+fn endpoints(address: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {
+            "endpointslice.kubernetes.io/skip-mirror": "true",
+        }},
+        "subsets": [{
+            "addresses": [{"ip": address.ip().to_string()}],
+            "ports": [{"name": "https", "port": address.port(), "protocol": "TCP"}],
+        }],
+    })
+}
+
+fn slice(address: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {
+            "kubernetes.io/service-name": "kubernetes",
+        }},
+        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [address.ip().to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": address.port(), "protocol": "TCP"}],
+    })
+}
