@@ -10,6 +10,7 @@ pub mod demo;
 pub mod image;
 pub(crate) mod kubelet;
 pub(crate) mod logs;
+pub mod proxy;
 mod table;
 
 /// A Pod's supervisor: this program started again by the node. Call it before any thread exists.
