@@ -1,0 +1,92 @@
+//! How long things take. Prints figures, and fails where the growth is wrong:
+//! `cargo test --release -p kobune-netplugin --test figures -- --ignored --nocapture`.
+
+mod host;
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use host::{config, machine};
+use kobune_netplugin::nft::Rules;
+use kobune_netplugin::nft::services::{Backend, Protocol, ServiceTable, VipPort};
+use kobune_netplugin::{PodRequest, host as host_side, pod};
+
+fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
+    let start = Instant::now();
+    let value = work();
+    (start.elapsed(), value)
+}
+
+fn show(what: &str, mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    let at = |part: usize| times[(times.len() * part / 100).min(times.len() - 1)];
+    println!("{what}: p50 {:?} p99 {:?} (n={})", at(50), at(99), times.len());
+    at(50)
+}
+
+#[test]
+#[ignore = "prints figures"]
+fn pods() {
+    machine(|| {
+        println!("host setup: {:?}", timed(|| host_side::setup(&config()).unwrap()).0);
+        let request = |n: usize| PodRequest { uid: format!("u{n}"), netns: format!("p{n}") };
+        let setups: Vec<_> =
+            (0..200).map(|n| timed(|| pod::setup(&config(), &request(n)).unwrap()).0).collect();
+        show("pod setup, namespace included", setups);
+        let again: Vec<_> =
+            (0..200).map(|n| timed(|| pod::setup(&config(), &request(n)).unwrap()).0).collect();
+        show("pod setup, nothing to do", again);
+        let teardowns: Vec<_> = (0..150)
+            .map(|n| {
+                let PodRequest { uid, netns } = request(n);
+                timed(|| pod::teardown(&config(), &uid, &netns).unwrap()).0
+            })
+            .collect();
+        show("pod teardown", teardowns);
+        let (time, ()) = timed(|| host_side::teardown(&config()).unwrap());
+        println!("host teardown with 50 pods left: {time:?}");
+    });
+}
+
+fn services(count: u16) -> ServiceTable {
+    let mut table = ServiceTable::default();
+    for n in 0..count {
+        let [high, low] = n.to_be_bytes();
+        let address = Ipv4Addr::new(10, 96, high, low);
+        let backends = (0..10)
+            .map(|m| Backend { address: Ipv4Addr::new(10, 200 + m, high, low), port: 8080 })
+            .collect();
+        table.ports.insert(VipPort { address, protocol: Protocol::Tcp, port: 80 }, backends);
+    }
+    table
+}
+
+#[test]
+#[ignore = "prints figures"]
+fn rules() {
+    let mut medians = Vec::new();
+    for count in [100, 1000, 10_000, 30_000] {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        machine(move || {
+            host_side::setup(&config()).unwrap();
+            let mut table = services(count);
+            let mut rules = Rules::open(&config()).unwrap();
+            let (load, changes) = timed(|| rules.sync(&table).unwrap());
+            println!("{count} services x 10: load {load:?}, {changes} elements");
+            let first = *table.ports.keys().next().unwrap();
+            let mut times = Vec::new();
+            for n in 0..200 {
+                let backends = table.ports.get_mut(&first).unwrap();
+                match n % 2 {
+                    0 => drop(backends.remove(3)),
+                    _ => backends.push(Backend { address: Ipv4Addr::new(10, 9, 9, 9), port: 1 }),
+                }
+                times.push(timed(|| rules.sync(&table).unwrap()).0);
+            }
+            let median = show(&format!("{count} services: one endpoint changed, sync"), times);
+            sender.send(median).unwrap();
+        });
+        medians.push(receiver.recv().unwrap());
+    }
+    println!("{medians:?}");
+}
