@@ -3,6 +3,11 @@
 //! Speaks the OCI runtime specification and Linux; never knows Kubernetes, networks or tokio.
 
 pub mod cgroup;
+mod create;
+pub mod oci;
+mod plan;
 pub mod supervisor;
 mod sys;
 pub mod wire;
+
+pub use sys::tty::resize as resize_terminal;

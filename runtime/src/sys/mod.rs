@@ -1,5 +1,10 @@
 //! All unsafe code of the runtime, one file per kernel facility; everything that leaves this module is safe to
 //! call. Never decides anything: callers say what they want, these files say it to the kernel.
 
+pub(crate) mod clone;
+pub(crate) mod creds;
 pub(crate) mod fdpass;
 pub(crate) mod mount;
+pub(crate) mod pidfd;
+pub(crate) mod process;
+pub(crate) mod tty;

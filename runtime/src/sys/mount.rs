@@ -142,7 +142,7 @@ impl Filesystem {
     }
 
     /// Makes the superblock and a detached mount of it.
-    pub(crate) fn mount(self, attributes: u64) -> io::Result<OwnedFd> {
+    pub(crate) fn mount(&self, attributes: u64) -> io::Result<OwnedFd> {
         self.configure(FSCONFIG_CMD_CREATE, None, None)?;
         // SAFETY:
         // - no pointers are passed.

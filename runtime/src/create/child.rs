@@ -1,0 +1,239 @@
+//! The new process' side, from its first instruction to exec. Runs in a copy of the supervisor: it may allocate, but
+//! must leave nothing of the supervisor open.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+
+use super::message::{Failure, Message};
+use super::{inside, mounts, nodes, process, root};
+use crate::plan::{Plan, ProcessPlan, Step};
+use crate::sys::{fdpass, process as sys};
+
+/// What a step failed with, to be put behind its name.
+pub(super) type Done = io::Result<()>;
+
+/// Numbers that the child sets aside for what it keeps besides the standard streams.
+const CHANNEL: RawFd = 3;
+const INIT: RawFd = 4;
+
+/// The container's first process. Returns only on failure.
+pub(super) fn container(plan: &Plan, channel: RawFd, streams: [RawFd; 3]) -> i32 {
+    live(
+        channel,
+        None,
+        streams,
+        |channel| {
+            build(plan, channel)?;
+            tell(channel, &Message::Ready, &[])?;
+            wait_for_go(channel);
+            Ok(())
+        },
+        &plan.process,
+    )
+}
+
+/// One more process of a container. Returns only on failure.
+pub(super) fn exec(plan: &ProcessPlan, channel: RawFd, init: RawFd, streams: [RawFd; 3]) -> i32 {
+    live(
+        channel,
+        Some(init),
+        streams,
+        |channel| {
+            process::set_oom_score(plan).map_err(named("set oom_score_adj"))?;
+            enter(INIT).map_err(named("enter the container's namespaces"))?;
+            if plan.terminal.is_some() {
+                let pty = open_root().and_then(|root| process::Terminal::open(root.as_fd(), plan));
+                let pty = pty.map_err(named("open a terminal in the container"))?;
+                return_terminal(channel, &pty)?.map_err(named("take the terminal"))?;
+            }
+            Ok(())
+        },
+        plan,
+    )
+}
+
+/// The common frame: isolate, prepare, execute, report.
+fn live(
+    channel: RawFd,
+    init: Option<RawFd>,
+    streams: [RawFd; 3],
+    prepare: impl FnOnce(BorrowedFd<'_>) -> Result<(), Failure>,
+    plan: &ProcessPlan,
+) -> i32 {
+    let isolated = isolate(channel, init, streams);
+    let channel = sys::adopt(CHANNEL);
+    let result = isolated
+        .map_err(named("isolate the new process"))
+        .and_then(|()| prepare(channel.as_fd()))
+        .and_then(|()| process::become_program(plan, channel.as_fd()));
+    let Err(failure) = result;
+    let status = failure.exit_code.into();
+    let _ = tell(channel.as_fd(), &Message::Failed(failure), &[]);
+    status
+}
+
+/// Cuts every tie to the supervisor but the channel.
+fn isolate(channel: RawFd, init: Option<RawFd>, streams: [RawFd; 3]) -> Done {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    sys::reset_signals()?;
+    // Out of the way first: a source may have one of the numbers that are filled below.
+    let mut aside = Vec::with_capacity(5);
+    for fd in streams.into_iter().chain([channel]).chain(init) {
+        aside.push(sys::duplicate_above(fd, 16)?);
+    }
+    for (target, fd) in (0..).zip(&aside) {
+        sys::duplicate_to(fd.as_raw_fd(), target)?;
+    }
+    let kept = if init.is_some() { INIT } else { CHANNEL };
+    std::mem::forget(aside);
+    sys::close_from(kept + 1)?;
+    sys::cloexec_from(CHANNEL)?;
+    nix::unistd::setsid()?;
+    // Did the parent die before it could take us with it?
+    let channel = sys::borrow(CHANNEL);
+    let mut wait = [PollFd::new(channel, PollFlags::empty())];
+    poll(&mut wait, PollTimeout::ZERO)?;
+    if wait[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)) {
+        sys::exit_now(128);
+    }
+    umask(Mode::empty());
+    Ok(())
+}
+
+/// All namespaces of the process `init` but the pid namespace, which we were born into.
+fn enter(init: RawFd) -> Done {
+    let init = sys::adopt(init);
+    let all = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWCGROUP;
+    setns(init, all)?;
+    Ok(())
+}
+
+fn build(plan: &Plan, channel: BorrowedFd<'_>) -> Result<(), Failure> {
+    process::set_oom_score(&plan.process).map_err(named("set oom_score_adj"))?;
+    let joined: Vec<_> = plan.join.iter().filter(|join| join.kind != libc::CLONE_NEWPID).collect();
+    let mut files = Vec::with_capacity(joined.len());
+    for join in &joined {
+        let file = File::open(&join.path);
+        files.push(file.map_err(named(format!("open namespace {:?}", join.path)))?);
+    }
+    for (join, file) in joined.iter().zip(&files) {
+        setns(file, CloneFlags::from_bits_truncate(join.kind))
+            .map_err(io::Error::from)
+            .map_err(named(format!("join namespace {:?}", join.path)))?;
+    }
+    drop(files);
+    let mut builder = Builder { plan, root: None };
+    for step in &plan.steps {
+        let done = match step {
+            Step::Terminal => match builder.terminal() {
+                Ok(pty) => return_terminal(channel, &pty)?,
+                Err(error) => Err(error),
+            },
+            _ => builder.perform(step),
+        };
+        done.map_err(named(step.to_string()))?;
+    }
+    Ok(())
+}
+
+struct Builder<'a> {
+    plan: &'a Plan,
+    /// The new root, from its mount on.
+    root: Option<OwnedFd>,
+}
+
+impl Builder<'_> {
+    fn root(&self) -> io::Result<BorrowedFd<'_>> {
+        let missing = || io::Error::other("no root is mounted yet");
+        self.root.as_ref().map(AsFd::as_fd).ok_or_else(missing)
+    }
+
+    fn terminal(&self) -> io::Result<process::Terminal> {
+        let pty = process::Terminal::open(self.root()?, &self.plan.process)?;
+        nodes::console(self.root()?, &pty)?;
+        Ok(pty)
+    }
+
+    fn perform(&mut self, step: &Step) -> Done {
+        match step {
+            Step::UnshareCgroup => Ok(unshare(CloneFlags::CLONE_NEWCGROUP)?),
+            Step::Hostname(name) => Ok(nix::unistd::sethostname(name)?),
+            Step::Domainname(name) => sys::set_domainname(name),
+            Step::Sysctl { path, value } => write_sysctl(path, value),
+            Step::Propagation(flags) => root::set_propagation("/", *flags),
+            Step::Root(wanted) => {
+                self.root = Some(root::mount(wanted, self.shared())?);
+                Ok(())
+            }
+            Step::Mount(mount) => mounts::mount(self.root()?, mount),
+            Step::Device(device) => nodes::device(self.root()?, device),
+            Step::Symlink { path, target } => nodes::symlink(self.root()?, path, target),
+            Step::MakeDirectory(path) => inside::make_directory(self.root()?, path).map(drop),
+            Step::Pivot => root::pivot(self.root()?),
+            Step::RootPropagation(flags) => root::set_propagation("/", *flags),
+            Step::Readonly(path) => mounts::make_readonly(self.root()?, path),
+            Step::Mask(path) => mounts::mask(self.root()?, path),
+            Step::ReadonlyRoot => mounts::make_root_readonly(self.root()?),
+            // Performed by the caller, which has the channel.
+            Step::Terminal => Ok(()),
+        }
+    }
+
+    /// Whether mounts may reach the host's tree.
+    fn shared(&self) -> bool {
+        self.plan
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::Propagation(flags) if flags & libc::MS_SHARED != 0))
+    }
+}
+
+/// Through the host's /proc, which no rootfs can have touched; the kernel takes the writer's namespaces.
+fn write_sysctl(path: &str, value: &str) -> Done {
+    let full = format!("/proc/sys/{path}");
+    let file = File::options().write(true).open(full)?;
+    let kind = nix::sys::statfs::fstatfs(&file)?.filesystem_type();
+    if kind != nix::sys::statfs::PROC_SUPER_MAGIC {
+        return Err(io::Error::other("/proc/sys is not procfs"));
+    }
+    io::Write::write_all(&mut &file, value.as_bytes())
+}
+
+fn open_root() -> io::Result<OwnedFd> {
+    Ok(File::open("/")?.into())
+}
+
+/// The pty's inner side becomes the standard streams, its master goes to the parent.
+fn return_terminal(channel: BorrowedFd<'_>, pty: &process::Terminal) -> Result<Done, Failure> {
+    tell(channel, &Message::Terminal, &[pty.master.as_fd()])?;
+    Ok(pty.become_streams())
+}
+
+fn wait_for_go(channel: BorrowedFd<'_>) {
+    let mut byte = [0u8; 1];
+    match fdpass::receive(channel, &mut byte, &mut Vec::new()) {
+        Ok(1) => {}
+        // The supervisor is gone.
+        _ => sys::exit_now(128),
+    }
+}
+
+fn tell(channel: BorrowedFd<'_>, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+    fdpass::send_all(channel, &message.encode(), fds).map_err(named("report to the supervisor"))
+}
+
+/// `verb: reason`, as a failure of ours and not of the program.
+pub(super) fn named(verb: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
+    let verb = verb.into();
+    move |error| Failure { exit_code: 128, message: format!("{verb}: {}", sys::reason(&error)) }
+}

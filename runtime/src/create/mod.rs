@@ -1,0 +1,159 @@
+//! The birth of a process in a container: the parent's side. Never decides what the process does (`plan/`) and never
+//! waits for it.
+//!
+//! | parent | child |
+//! |---|---|
+//! | clone3 into the cgroup and the new namespaces | |
+//! | | dies with its parent from now on; closes what it should not have |
+//! | | joins namespaces, performs the steps |
+//! | | `Terminal` (with the pty's master), if it made one |
+//! | | `Ready`, then waits; or `Failed` and ends |
+//! | `GO` when somebody starts the container | |
+//! | | limits, user, capabilities, exec: the channel closes; or `Failed` |
+//!
+//! One more process in a running container ([`enter`]) skips `Ready` and `GO`. The parent going away at any point
+//! closes the channel, which the child takes as "kill yourself".
+
+mod child;
+mod inside;
+mod message;
+mod mounts;
+mod nodes;
+mod process;
+mod root;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+pub(crate) use message::{Failure, Message};
+
+use crate::plan::{Plan, ProcessPlan};
+use crate::sys::clone::{self, Child};
+use crate::sys::fdpass;
+
+/// Why a process was not even begun.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaunchError {
+    #[error("{verb}: {}", crate::sys::process::reason(error))]
+    Io { verb: String, error: io::Error },
+}
+
+fn failed(verb: impl Into<String>) -> impl FnOnce(io::Error) -> LaunchError {
+    let verb = verb.into();
+    move |error| LaunchError::Io { verb, error }
+}
+
+/// A process that has been begun, and the channel to it.
+#[derive(Debug)]
+pub(crate) struct Birth {
+    pub(crate) child: Child,
+    pub(crate) channel: Channel,
+}
+
+/// The parent's end.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    socket: OwnedFd,
+}
+
+impl Channel {
+    /// The next message, `None` when there is none yet. Does not block.
+    pub(crate) fn receive(&self) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
+        let mut buffer = [0u8; message::MAX];
+        let mut fds = Vec::new();
+        match fdpass::receive(self.socket.as_fd(), &mut buffer, &mut fds) {
+            Ok(length) => Ok(Some((Message::decode(&buffer[..length]), fds.pop()))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            // The child died with unread data in its direction.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                Ok(Some((Message::Closed, None)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets a child that is ready execute its program.
+    pub(crate) fn go(&self) -> io::Result<()> {
+        fdpass::send_all(&self.socket, message::GO, &[])
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Begins a container: a process that performs `plan` and then waits for [`Channel::go`].
+pub(crate) fn launch(
+    plan: &Plan,
+    cgroup: Option<BorrowedFd<'_>>,
+    streams: [BorrowedFd<'_>; 3],
+) -> Result<Birth, LaunchError> {
+    let (ours, theirs) = channel()?;
+    let streams = streams.map(|fd| fd.as_raw_fd());
+    let pid_join = plan.join.iter().find(|join| join.kind == libc::CLONE_NEWPID);
+    let _back = match pid_join {
+        Some(join) => {
+            let file = File::open(&join.path).map_err(failed(format!("open {:?}", join.path)))?;
+            Some(PidNamespace::enter(file.as_fd()).map_err(failed("join the pid namespace"))?)
+        }
+        None => None,
+    };
+    let child =
+        clone::spawn(plan.unshare, cgroup, || child::container(plan, theirs.as_raw_fd(), streams));
+    let child = child.map_err(failed("clone the container's first process"))?;
+    Ok(Birth { child, channel: ours })
+}
+
+/// Begins one more process in the container whose first process `init` is.
+pub(crate) fn enter(
+    process: &ProcessPlan,
+    init: BorrowedFd<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
+    streams: [BorrowedFd<'_>; 3],
+) -> Result<Birth, LaunchError> {
+    let (ours, theirs) = channel()?;
+    let streams = streams.map(|fd| fd.as_raw_fd());
+    let _back = PidNamespace::enter(init).map_err(failed("enter the container's pid namespace"))?;
+    let child = clone::spawn(0, cgroup, || {
+        child::exec(process, theirs.as_raw_fd(), init.as_raw_fd(), streams)
+    });
+    let child = child.map_err(failed("clone a process for the container"))?;
+    Ok(Birth { child, channel: ours })
+}
+
+fn channel() -> Result<(Channel, OwnedFd), LaunchError> {
+    let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+    let (ours, theirs) = pair.map_err(io::Error::from).map_err(failed("make a socket pair"))?;
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+        .map_err(io::Error::from)
+        .map_err(failed("set up a socket pair"))?;
+    Ok((Channel { socket: ours }, theirs))
+}
+
+/// While it lives, children of this process are born into another pid namespace.
+struct PidNamespace {
+    own: File,
+}
+
+impl PidNamespace {
+    /// `of` is a namespace file, or the pidfd of a process in it.
+    fn enter(of: BorrowedFd<'_>) -> io::Result<PidNamespace> {
+        let own = File::open("/proc/self/ns/pid")?;
+        setns(of, CloneFlags::CLONE_NEWPID)?;
+        Ok(PidNamespace { own })
+    }
+}
+
+impl Drop for PidNamespace {
+    fn drop(&mut self) {
+        // Going back to our own namespace needs nothing that entering the other did not need.
+        let _ = setns(self.own.as_fd(), CloneFlags::CLONE_NEWPID);
+    }
+}

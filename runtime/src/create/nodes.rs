@@ -1,0 +1,75 @@
+//! What is made in /dev: device nodes, links, and the console.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{Mode, SFlag, fstatat, makedev, mknodat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
+
+use super::{inside, process::Terminal};
+use crate::plan::{Device, DeviceKind};
+use crate::sys::mount as kernel;
+
+/// Makes a device node; what has its name and is something else is replaced.
+pub(super) fn device(root: BorrowedFd<'_>, device: &Device) -> io::Result<()> {
+    let (parent, name) = inside::make_parent(root, &device.path)?;
+    let kind = match device.kind {
+        DeviceKind::Block => SFlag::S_IFBLK,
+        DeviceKind::Character => SFlag::S_IFCHR,
+        DeviceKind::Fifo => SFlag::S_IFIFO,
+    };
+    let number = makedev(device.major, device.minor);
+    let mode = Mode::from_bits_truncate(device.mode);
+    let name = name.as_os_str();
+    let mut made = mknodat(&parent, name, kind, mode, number);
+    if made == Err(Errno::EEXIST) {
+        let found = fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let found_kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
+        if found_kind == kind && found.st_rdev == number {
+            return Ok(());
+        }
+        unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir)?;
+        made = mknodat(&parent, name, kind, mode, number);
+    }
+    match made {
+        // We may not make nodes here; the host's can be shown instead.
+        Err(Errno::EPERM) => return borrow_from_host(root, &device.path),
+        other => other?,
+    }
+    if device.uid != 0 || device.gid != 0 {
+        let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+        fchownat(&parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    }
+    Ok(())
+}
+
+fn borrow_from_host(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let source = std::ffi::CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?;
+    let mount = kernel::open_tree_clone(nix::fcntl::AT_FDCWD, &source, false)?;
+    kernel::attach(mount.as_fd(), inside::make_file(root, path)?.as_fd())
+}
+
+/// Makes a link that every container has; one that is there already is replaced.
+pub(super) fn symlink(root: BorrowedFd<'_>, path: &Path, target: &str) -> io::Result<()> {
+    let (parent, name) = inside::make_parent(root, path)?;
+    let name = name.as_os_str();
+    match symlinkat(target, &parent, name) {
+        Err(Errno::EEXIST) => {}
+        other => return Ok(other?),
+    }
+    // A directory in the image stays: it cannot be removed, and nobody is worse off.
+    let _ = unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir);
+    match symlinkat(target, &parent, name) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Puts the terminal on /dev/console.
+pub(super) fn console(root: BorrowedFd<'_>, terminal: &Terminal) -> io::Result<()> {
+    let mount = kernel::open_tree_clone(terminal.peer.as_fd(), c"", false)?;
+    kernel::attach(mount.as_fd(), inside::make_file(root, Path::new("/dev/console"))?.as_fd())
+}

@@ -1,0 +1,228 @@
+//! The last stretch: limits, user, capabilities, and the program itself.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, SFlag, fstat, makedev, umask};
+use nix::unistd::{Gid, Uid, execve, fchown, setgroups, setresgid, setresuid};
+
+use super::child::named;
+use super::inside;
+use super::message::Failure;
+use crate::plan::{Capabilities, ProcessPlan};
+use crate::sys::{creds, process as sys, tty};
+
+/// Searched when the process has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Linux' default, for a process that does not say.
+const DEFAULT_UMASK: u32 = 0o022;
+
+/// A pty of the container.
+pub(super) struct Terminal {
+    pub(super) master: OwnedFd,
+    pub(super) peer: OwnedFd,
+}
+
+impl Terminal {
+    /// From the container's own devpts. That it is the real multiplexer is checked, since a rootfs could
+    /// hold something else of that name (CVE-2025-52565).
+    pub(super) fn open(root: BorrowedFd<'_>, plan: &ProcessPlan) -> io::Result<Terminal> {
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY;
+        let master = inside::open_without_links(root, Path::new("/dev/pts/ptmx"), flags)?;
+        let status = fstat(&master)?;
+        let kind = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;
+        if kind != SFlag::S_IFCHR || status.st_rdev != makedev(5, 2) {
+            return Err(io::Error::other("/dev/pts/ptmx is not the pty multiplexer"));
+        }
+        let peer = tty::open_peer(&master)?;
+        if let Some((columns, rows)) = plan.terminal
+            && (columns, rows) != (0, 0)
+        {
+            tty::resize(&master, columns, rows)?;
+        }
+        fchown(&peer, Some(Uid::from_raw(plan.uid)), None)?;
+        Ok(Terminal { master, peer })
+    }
+
+    /// The standard streams, and the controlling terminal of this session.
+    pub(super) fn become_streams(&self) -> io::Result<()> {
+        tty::make_controlling(self.peer.as_fd())?;
+        (0..3).try_for_each(|target| sys::duplicate_to(self.peer.as_raw_fd(), target))
+    }
+}
+
+/// Written while /proc is the host's. Without CAP_SYS_RESOURCE it cannot go below what we have: then it
+/// stays there, as other runtimes do.
+pub(super) fn set_oom_score(plan: &ProcessPlan) -> io::Result<()> {
+    let Some(score) = plan.oom_score_adj else { return Ok(()) };
+    match std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => Ok(()),
+        other => other,
+    }
+}
+
+/// Becomes the program. Returns only on failure.
+pub(super) fn become_program(
+    plan: &ProcessPlan,
+    channel: BorrowedFd<'_>,
+) -> Result<Infallible, Failure> {
+    for limit in &plan.limits {
+        set_limit(limit).map_err(named(format!("set limit {}", limit.resource)))?;
+    }
+    own_streams(plan).map_err(named("give the standard streams to the user"))?;
+    let entered = nix::unistd::chdir(&plan.cwd);
+    change_user(plan).map_err(|(verb, error)| named(verb)(error))?;
+    if entered.is_err() {
+        // The user may be allowed where root without capabilities on a network filesystem is not.
+        let directory = named(format!("change to directory {:?}", plan.cwd));
+        nix::unistd::chdir(&plan.cwd).map_err(io::Error::from).map_err(directory)?;
+    }
+    working_directory_is_inside().map_err(named("check the working directory"))?;
+    umask(Mode::from_bits_truncate(plan.umask.unwrap_or(DEFAULT_UMASK)));
+    if plan.no_new_privileges {
+        prctl::set_no_new_privs().map_err(io::Error::from).map_err(named("set no_new_privs"))?;
+    }
+    stay_mortal(channel).map_err(named("tie the process to its supervisor"))?;
+    sys::cloexec_from(3).map_err(named("close descriptors"))?;
+    Err(execute(plan))
+}
+
+/// Without CAP_SYS_RESOURCE a hard limit cannot be raised: then it stays what it is, as other runtimes do.
+fn set_limit(limit: &crate::plan::Limit) -> io::Result<()> {
+    match sys::set_limit(limit.resource, limit.soft, limit.hard) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            let (_, hard) = sys::get_limit(limit.resource)?;
+            sys::set_limit(limit.resource, limit.soft.min(hard), limit.hard.min(hard))
+        }
+        other => other,
+    }
+}
+
+/// Pipes belong to the user, or /dev/stdout could not be opened by name.
+fn own_streams(plan: &ProcessPlan) -> io::Result<()> {
+    for number in 0..3 {
+        let stream = sys::borrow(number);
+        let kind = SFlag::from_bits_truncate(fstat(stream)?.st_mode) & SFlag::S_IFMT;
+        if kind == SFlag::S_IFIFO {
+            fchown(stream, Some(Uid::from_raw(plan.uid)), Some(Gid::from_raw(plan.gid)))?;
+        }
+    }
+    Ok(())
+}
+
+fn change_user(plan: &ProcessPlan) -> Result<(), (&'static str, io::Error)> {
+    let at = |verb| move |error: Errno| (verb, io::Error::from(error));
+    let wanted = &plan.capabilities;
+    drop_bounding(wanted.bounding).map_err(|error| ("drop bounding capabilities", error))?;
+    prctl::set_keepcaps(true).map_err(at("keep capabilities"))?;
+    let groups: Vec<Gid> = plan.groups.iter().copied().map(Gid::from_raw).collect();
+    setgroups(&groups).map_err(at("set additional groups"))?;
+    let (uid, gid) = (Uid::from_raw(plan.uid), Gid::from_raw(plan.gid));
+    setresgid(gid, gid, gid).map_err(at("set gid"))?;
+    setresuid(uid, uid, uid).map_err(at("set uid"))?;
+    prctl::set_keepcaps(false).map_err(at("stop keeping capabilities"))?;
+    set_capabilities(wanted).map_err(|error| ("set capabilities", error))
+}
+
+fn drop_bounding(wanted: u64) -> io::Result<()> {
+    for capability in 0..64u8 {
+        match creds::in_bounding(capability) {
+            // Past the last one that this kernel knows.
+            None => break,
+            Some(true) if wanted & 1 << capability == 0 => creds::drop_bounding(capability)?,
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// What we do not have ourselves cannot be given; the host's limits are reported elsewhere.
+fn set_capabilities(wanted: &Capabilities) -> io::Result<()> {
+    let available = creds::permitted()?;
+    let permitted = wanted.permitted & available;
+    let inheritable = wanted.inheritable & available;
+    creds::set(wanted.effective & permitted, permitted, inheritable)?;
+    creds::clear_ambient()?;
+    // Ambient needs both; the specification leaves the rest to us, the kernel refuses it.
+    let ambient = wanted.ambient & permitted & inheritable;
+    (0..64u8).filter(|bit| ambient & 1 << bit != 0).try_for_each(creds::raise_ambient)
+}
+
+/// A working directory outside of the root would be a way out (CVE-2024-21626); getcwd names it differently.
+fn working_directory_is_inside() -> io::Result<()> {
+    match nix::unistd::getcwd()?.is_absolute() {
+        true => Ok(()),
+        false => Err(io::Error::other("it is outside of the container's root")),
+    }
+}
+
+/// Changing the user has cleared the parent-death signal; if the parent died before it is set again, the channel
+/// tells.
+fn stay_mortal(channel: BorrowedFd<'_>) -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    let mut wait = [PollFd::new(channel, PollFlags::empty())];
+    poll(&mut wait, PollTimeout::ZERO)?;
+    if wait[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)) {
+        sys::exit_now(128);
+    }
+    Ok(())
+}
+
+/// Executes the program; the answer is why not.
+fn execute(plan: &ProcessPlan) -> Failure {
+    let name = plan.args[0].as_c_str();
+    let shown = name.to_string_lossy();
+    if shown.contains('/') {
+        let errno = try_execute(name, plan);
+        let missing_loader = errno == Errno::ENOENT && exists(name);
+        return program_failure(&shown, errno, missing_loader);
+    }
+    let mut refused = None;
+    for directory in plan.search.as_deref().unwrap_or(DEFAULT_PATH).split(':') {
+        let directory = if directory.is_empty() { "." } else { directory };
+        let Ok(path) = CString::new(format!("{directory}/{shown}")) else { continue };
+        match try_execute(&path, plan) {
+            Errno::ENOENT if exists(&path) => {
+                return program_failure(&path.to_string_lossy(), Errno::ENOENT, true);
+            }
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            // As a shell does: a later directory may have one that can be executed.
+            Errno::EACCES => refused = Some(path),
+            errno => return program_failure(&path.to_string_lossy(), errno, false),
+        }
+    }
+    match refused {
+        Some(path) => program_failure(&path.to_string_lossy(), Errno::EACCES, false),
+        None => Failure {
+            exit_code: 127,
+            message: format!("exec {shown:?}: executable file not found in $PATH"),
+        },
+    }
+}
+
+fn try_execute(path: &CStr, plan: &ProcessPlan) -> Errno {
+    match execve(path, &plan.args, &plan.env) {
+        Ok(never) => match never {},
+        Err(errno) => errno,
+    }
+}
+
+fn exists(path: &CStr) -> bool {
+    nix::sys::stat::stat(path).is_ok()
+}
+
+fn program_failure(name: &str, errno: Errno, missing_loader: bool) -> Failure {
+    let reason = sys::reason(&errno.into());
+    let hint = if missing_loader { " (its interpreter or loader is missing)" } else { "" };
+    let exit_code = if errno == Errno::ENOENT || errno == Errno::ENOTDIR { 127 } else { 126 };
+    Failure { exit_code, message: format!("exec {name:?}: {reason}{hint}") }
+}

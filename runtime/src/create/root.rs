@@ -1,0 +1,166 @@
+//! The container's root: mounted in its own mount namespace, entered, and the host's tree let go.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags};
+
+use crate::plan::Root;
+use crate::sys::mount::{self as kernel, Filesystem, MountAttr};
+
+/// fsconfig takes values of up to this many bytes, the final NUL included.
+const MAX_VALUE: usize = 256;
+
+/// mount(2) takes options of up to one page.
+const MAX_OPTIONS: usize = 4096;
+
+/// MS_* propagation of the mount at `path`.
+pub(super) fn set_propagation(path: &str, flags: u64) -> io::Result<()> {
+    let flags = MsFlags::from_bits_truncate(flags);
+    nix::mount::mount(None::<&str>, path, None::<&str>, flags, None::<&str>)?;
+    Ok(())
+}
+
+/// Mounts the root and returns it. With `shared`, mounts may reach the host, and pivot_root demands that the mount
+/// below the new root is not shared: so one is put between.
+pub(super) fn mount(root: &Root, shared: bool) -> io::Result<OwnedFd> {
+    let (mount, target) = match root {
+        Root::Directory(path) => {
+            let directory = open_directory(path)?;
+            (kernel::open_tree_clone(directory.as_fd(), c"", true)?, directory)
+        }
+        Root::Overlay { lower, upper, work } => {
+            fs::create_dir_all(upper)?;
+            fs::create_dir_all(work)?;
+            // The upper directory is the one place that we know to exist and that nobody else looks at
+            // in this namespace.
+            (overlay(lower, upper, work)?, open_directory(upper)?)
+        }
+    };
+    let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    let target = if shared {
+        let between = kernel::open_tree_clone(target.as_fd(), c"", false)?;
+        kernel::attach(between.as_fd(), target.as_fd())?;
+        kernel::mount_setattr(between.as_fd(), &private, false)?;
+        between
+    } else {
+        target
+    };
+    kernel::attach(mount.as_fd(), target.as_fd())?;
+    kernel::mount_setattr(mount.as_fd(), &private, false)?;
+    Ok(mount)
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let directory =
+        nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
+    Ok(nix::fcntl::open(path, directory, nix::sys::stat::Mode::empty())?)
+}
+
+/// A detached overlay.
+fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
+    let layers = Layers::of(lower, upper, work)?;
+    match layers.mount_one_by_one() {
+        // `lowerdir+` is unknown before Linux 6.8.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => layers.mount_at_once(upper),
+        other => other,
+    }
+}
+
+/// Layers under names that the kernel takes: a path that is too long goes through a descriptor.
+struct Layers {
+    lower: Vec<String>,
+    upper: String,
+    work: String,
+    /// Keeps the descriptors in those names open.
+    open: Vec<OwnedFd>,
+}
+
+impl Layers {
+    fn of(lower: &[PathBuf], upper: &Path, work: &Path) -> io::Result<Layers> {
+        let mut open = Vec::new();
+        let mut name = |path: &Path| -> io::Result<String> {
+            // `,` `:` and `\` mean something in option strings.
+            let plain = |text: &&str| text.len() < MAX_VALUE && !text.contains([',', ':', '\\']);
+            match path.to_str().filter(plain) {
+                Some(text) => Ok(text.to_owned()),
+                None => {
+                    open.push(open_directory(path)?);
+                    Ok(through(open.last()))
+                }
+            }
+        };
+        let lower = lower.iter().map(|path| name(path)).collect::<io::Result<Vec<_>>>()?;
+        let (upper, work) = (name(upper)?, name(work)?);
+        Ok(Layers { lower, upper, work, open })
+    }
+
+    fn mount_one_by_one(&self) -> io::Result<OwnedFd> {
+        let overlay = Filesystem::open("overlay")?;
+        overlay.set("source", Some("overlay"))?;
+        for layer in &self.lower {
+            overlay.set("lowerdir+", Some(layer))?;
+        }
+        overlay.set("upperdir", Some(&self.upper))?;
+        overlay.set("workdir", Some(&self.work))?;
+        overlay.mount(0).map_err(|error| explain(&overlay, error))
+    }
+
+    /// The old way, which needs a place to mount on and puts all options into one page.
+    fn mount_at_once(mut self, target: &Path) -> io::Result<OwnedFd> {
+        let length: usize = self.lower.iter().map(|layer| layer.len() + 1).sum();
+        if length + self.upper.len() + self.work.len() + 64 > MAX_OPTIONS {
+            for layer in &mut self.lower {
+                self.open.push(open_directory(Path::new(layer))?);
+                *layer = through(self.open.last());
+            }
+        }
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            self.lower.join(":"),
+            self.upper,
+            self.work
+        );
+        let flags = MsFlags::empty();
+        nix::mount::mount(Some("overlay"), target, Some("overlay"), flags, Some(&*options))?;
+        let mounted = open_directory(target)?;
+        let detached = kernel::open_tree_clone(mounted.as_fd(), c"", false)?;
+        nix::mount::umount2(target, MntFlags::MNT_DETACH)?;
+        Ok(detached)
+    }
+}
+
+fn through(fd: Option<&OwnedFd>) -> String {
+    format!("/proc/self/fd/{}", fd.map_or(-1, AsRawFd::as_raw_fd))
+}
+
+/// Puts what the kernel's log of this filesystem says behind the bare error number.
+pub(super) fn explain(filesystem: &Filesystem, error: io::Error) -> io::Error {
+    match filesystem.complaint() {
+        Some(text) => {
+            let reason = crate::sys::process::reason(&error);
+            io::Error::new(error.kind(), format!("{reason}: {text}"))
+        }
+        None => error,
+    }
+}
+
+/// Makes `root` the root of this process and lets go of the old one.
+pub(super) fn pivot(root: BorrowedFd<'_>) -> io::Result<()> {
+    let old = File::open("/")?;
+    nix::unistd::fchdir(root)?;
+    // The old root lands on top of the new one, which saves a directory to put it into.
+    nix::unistd::pivot_root(".", ".")?;
+    nix::unistd::fchdir(&old)?;
+    // Slaves first: unmounting must not propagate to the host.
+    set_propagation(".", libc::MS_SLAVE | libc::MS_REC)?;
+    nix::mount::umount2(".", MntFlags::MNT_DETACH)?;
+    nix::unistd::chdir("/")?;
+    match nix::unistd::getcwd() {
+        Ok(path) if path == Path::new("/") => Ok(()),
+        _ => Err(Errno::EXDEV.into()),
+    }
+}

@@ -1,0 +1,226 @@
+//! What of the specification is refused, each by its JSON path. Pure.
+
+use std::collections::BTreeSet;
+
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+
+use super::ConfigError;
+
+type Checked = Result<(), ConfigError>;
+
+/// Refuses a config that this runtime would not obey in full.
+pub fn check(spec: &Spec) -> Checked {
+    let major = spec.version().split('.').next().unwrap_or_default();
+    require(major == "1", "ociVersion", "must be 1.x")?;
+    let root = spec.root().as_ref().ok_or_else(|| ConfigError::field("root", "required"))?;
+    require(!root.path().as_os_str().is_empty(), "root.path", "required")?;
+    let process =
+        spec.process().as_ref().ok_or_else(|| ConfigError::field("process", "required"))?;
+    check_process(process, "process")?;
+    check_hooks(spec)?;
+    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+        for (maps, name) in
+            [(mount.uid_mappings(), "uidMappings"), (mount.gid_mappings(), "gidMappings")]
+        {
+            refuse(maps.as_ref().is_some_and(|maps| !maps.is_empty()), || {
+                format!("mounts[{index}].{name}")
+            })?;
+        }
+    }
+    if let Some(linux) = spec.linux() {
+        check_linux(linux)?;
+    }
+    check_names(spec)
+}
+
+/// Refuses what cannot be done for one process (the container's, or one more of it).
+pub fn check_process(process: &Process, at: &str) -> Checked {
+    let args = process.args().as_deref().unwrap_or_default();
+    require(args.first().is_some_and(|arg| !arg.is_empty()), &format!("{at}.args"), "required")?;
+    require(process.cwd().is_absolute(), &format!("{at}.cwd"), "must be an absolute path")?;
+    for (index, entry) in process.env().iter().flatten().enumerate() {
+        let fine = entry.find('=').is_some_and(|at| at > 0) && !entry.contains('\0');
+        require(fine, &format!("{at}.env[{index}]"), "must be NAME=value")?;
+    }
+    let named = |value: &Option<String>| value.as_ref().is_some_and(|text| !text.is_empty());
+    let refused = [
+        (named(process.apparmor_profile()), "apparmorProfile"),
+        (named(process.selinux_label()), "selinuxLabel"),
+        (process.io_priority().is_some(), "ioPriority"),
+        (process.scheduler().is_some(), "scheduler"),
+        (process.exec_cpu_affinity().is_some(), "execCPUAffinity"),
+    ];
+    refused.into_iter().try_for_each(|(present, field)| refuse(present, || format!("{at}.{field}")))
+}
+
+fn check_hooks(spec: &Spec) -> Checked {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    #[allow(deprecated)]
+    let phases = [
+        (hooks.prestart(), "prestart"),
+        (hooks.create_runtime(), "createRuntime"),
+        (hooks.create_container(), "createContainer"),
+        (hooks.start_container(), "startContainer"),
+        (hooks.poststart(), "poststart"),
+        (hooks.poststop(), "poststop"),
+    ];
+    phases.into_iter().try_for_each(|(list, name)| {
+        refuse(list.as_ref().is_some_and(|list| !list.is_empty()), || format!("hooks.{name}"))
+    })
+}
+
+fn check_linux(linux: &Linux) -> Checked {
+    fn some<T>(list: &Option<Vec<T>>) -> bool {
+        list.as_ref().is_some_and(|list| !list.is_empty())
+    }
+    let refused = [
+        (some(linux.uid_mappings()), "uidMappings"),
+        (some(linux.gid_mappings()), "gidMappings"),
+        (linux.net_devices().as_ref().is_some_and(|map| !map.is_empty()), "netDevices"),
+        (linux.time_offsets().as_ref().is_some_and(|map| !map.is_empty()), "timeOffsets"),
+        (linux.seccomp().is_some(), "seccomp"),
+        (linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()), "mountLabel"),
+        (linux.intel_rdt().is_some(), "intelRdt"),
+        (linux.memory_policy().is_some(), "memoryPolicy"),
+        (linux.personality().is_some(), "personality"),
+    ];
+    for (present, field) in refused {
+        refuse(present, || format!("linux.{field}"))?;
+    }
+    let mut seen = BTreeSet::new();
+    for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {
+        let at = format!("linux.namespaces[{index}]");
+        let kind = namespace.typ();
+        require(seen.insert(kind as u64), &at, "this type is listed twice")?;
+        let user = matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Time);
+        refuse(user, || at.clone())?;
+        let fine = namespace.path().as_ref().is_none_or(|path| path.is_absolute());
+        require(fine, &format!("{at}.path"), "must be an absolute path")?;
+    }
+    let mount = LinuxNamespaceType::Mount as u64;
+    require(seen.contains(&mount), "linux.namespaces", "a mount namespace is required")?;
+    for (key, value) in linux.sysctl().iter().flatten() {
+        let field = || format!("linux.sysctl[{key:?}]");
+        sysctl_path(key).map_err(|why| ConfigError::field(field(), why))?;
+        // One line is one setting: what follows a line break would be another (CVE-2022-0811).
+        require(!value.contains(['\n', '\0']), &field(), "the value has several lines")?;
+    }
+    Ok(())
+}
+
+/// A host name can only be set where it is not the host's.
+fn check_names(spec: &Spec) -> Checked {
+    let mut namespaces = spec.linux().iter().filter_map(|linux| linux.namespaces().as_ref());
+    let has_uts =
+        namespaces.any(|list| list.iter().any(|item| item.typ() == LinuxNamespaceType::Uts));
+    for (name, field) in [(spec.hostname(), "hostname"), (spec.domainname(), "domainname")] {
+        let set = name.as_ref().is_some_and(|name| !name.is_empty());
+        require(!set || has_uts, field, "needs a uts namespace in linux.namespaces")?;
+    }
+    Ok(())
+}
+
+/// Where a sysctl is below /proc/sys. Only whole names of plain words: nothing that leaves the directory.
+pub(crate) fn sysctl_path(key: &str) -> Result<String, &'static str> {
+    // `net/ipv4/conf/eth0.100/x` may hold dots where the first separator is a slash.
+    let path = match key.find(['.', '/']) {
+        Some(at) if key.as_bytes()[at] == b'.' => key
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
+        _ => key.to_owned(),
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    let fine =
+        |word: &str| !word.is_empty() && word != "." && word != ".." && word.bytes().all(plain);
+    if path.split('/').all(fine) && path.contains('/') {
+        Ok(path)
+    } else {
+        Err("not a sysctl name")
+    }
+}
+
+fn require(fine: bool, field: &str, why: &str) -> Checked {
+    if fine { Ok(()) } else { Err(ConfigError::field(field, why)) }
+}
+
+fn refuse(present: bool, field: impl FnOnce() -> String) -> Checked {
+    if present { Err(ConfigError::unsupported(field())) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn base() -> Value {
+        json!({
+            "ociVersion": "1.2.0",
+            "root": {"path": "rootfs"},
+            "process": {"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["/bin/true"]},
+            "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}]},
+        })
+    }
+
+    fn error_with(pointer: &str, value: Value) -> String {
+        let mut config = base();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        config.pointer_mut(parent).unwrap()[key] = value;
+        let spec: Spec = serde_json::from_value(config).unwrap();
+        check(&spec).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn a_plain_config_is_accepted() {
+        check(&serde_json::from_value(base()).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn each_refusal_names_its_field() {
+        let cases = [
+            ("/hooks", json!({"poststop": [{"path": "/x"}]}), "hooks.poststop: "),
+            ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp: "),
+            ("/linux/personality", json!({"domain": "LINUX"}), "linux.personality: "),
+            ("/process/selinuxLabel", json!("x"), "process.selinuxLabel: "),
+            ("/process/cwd", json!("tmp"), "process.cwd: "),
+            ("/process/args", json!([]), "process.args: "),
+            ("/process/env", json!(["A=b", "=c"]), "process.env[1]: "),
+            ("/hostname", json!("x"), "hostname: needs a uts"),
+            ("/linux/sysctl", json!({"net.ipv4.ip_forward": "1\n2"}), "linux.sysctl["),
+            ("/linux/sysctl", json!({"net.../x": "1"}), "linux.sysctl["),
+            (
+                "/linux/namespaces",
+                json!([{"type": "mount"}, {"type": "user"}]),
+                "linux.namespaces[1]: ",
+            ),
+            ("/linux/namespaces", json!([{"type": "pid"}]), "linux.namespaces: a mount"),
+            (
+                "/linux/namespaces",
+                json!([{"type": "mount"}, {"type": "mount"}]),
+                "linux.namespaces[1]: this",
+            ),
+        ];
+        for (pointer, value, expected) in cases {
+            let error = error_with(pointer, value);
+            assert!(error.starts_with(expected), "{error:?} does not start with {expected:?}");
+        }
+    }
+
+    #[test]
+    fn sysctl_names_become_paths_inside_proc_sys() {
+        assert_eq!(sysctl_path("net.ipv4.ip_forward").unwrap(), "net/ipv4/ip_forward");
+        assert_eq!(sysctl_path("net/ipv4/conf/a.1/x").unwrap(), "net/ipv4/conf/a.1/x");
+        assert_eq!(sysctl_path("net.ipv4.conf.a/1.x").unwrap(), "net/ipv4/conf/a.1/x");
+        for bad in ["", "x", "net..x", "/net/x", "net/../x", "net.ipv4.a=b", "kernel.x\n"] {
+            assert!(sysctl_path(bad).is_err(), "{bad:?}");
+        }
+    }
+}

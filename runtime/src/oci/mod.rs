@@ -1,0 +1,55 @@
+//! config.json as data: read, and checked for what this runtime does not do yet. Never touches the system.
+//!
+//! A field that asks for something we cannot give is an error that names it by its JSON path; a field that the
+//! specification does not know is ignored, as it demands.
+
+mod check;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+pub(crate) use check::sysctl_path;
+pub use check::{check, check_process};
+
+/// The newest version of the specification that we know.
+pub const SPEC_VERSION: &str = "1.2.1";
+
+/// Why a config.json cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("read {path:?}: {error}")]
+    Read { path: PathBuf, error: io::Error },
+    #[error("parse {path:?}: {field}: {error}")]
+    Parse { path: PathBuf, field: String, error: serde_json::Error },
+    #[error("{field}: {why}")]
+    Field { field: String, why: String },
+}
+
+impl ConfigError {
+    pub(crate) fn field(field: impl Into<String>, why: impl Into<String>) -> ConfigError {
+        ConfigError::Field { field: field.into(), why: why.into() }
+    }
+
+    /// The field asks for something that this runtime does not do.
+    pub(crate) fn unsupported(field: impl Into<String>) -> ConfigError {
+        ConfigError::field(field, "not supported by this runtime yet")
+    }
+}
+
+/// Reads and checks `<bundle>/config.json`.
+pub fn load(bundle: &Path) -> Result<Spec, ConfigError> {
+    let path = bundle.join("config.json");
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(error) => return Err(ConfigError::Read { path, error }),
+    };
+    let mut reader = serde_json::Deserializer::from_slice(&text);
+    let spec: Spec = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let field = error.path().to_string();
+        ConfigError::Parse { path, field, error: error.into_inner() }
+    })?;
+    check(&spec)?;
+    Ok(spec)
+}

@@ -1,0 +1,176 @@
+//! One process of config.json as numbers and strings ready for the kernel. Pure.
+
+use std::ffi::CString;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use oci_spec::runtime::{self as oci, LinuxCapabilities, PosixRlimitType, Process};
+
+use crate::oci::ConfigError;
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ProcessPlan {
+    /// Not empty.
+    pub(crate) args: Vec<CString>,
+    pub(crate) env: Vec<CString>,
+    /// The value of PATH in `env`.
+    pub(crate) search: Option<String>,
+    pub(crate) cwd: PathBuf,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+    pub(crate) umask: Option<u32>,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) oom_score_adj: Option<i32>,
+    /// Columns and rows; zeros when unknown.
+    pub(crate) terminal: Option<(u16, u16)>,
+}
+
+/// The five sets as bit masks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Capabilities {
+    pub(crate) bounding: u64,
+    pub(crate) effective: u64,
+    pub(crate) inheritable: u64,
+    pub(crate) permitted: u64,
+    pub(crate) ambient: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limit {
+    /// RLIMIT_*
+    pub(crate) resource: u32,
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+impl ProcessPlan {
+    /// `at` is the JSON path of `process`, for errors.
+    pub(crate) fn of(process: &Process, at: &str) -> Result<ProcessPlan, ConfigError> {
+        let strings = |list: &Option<Vec<String>>, name: &str| {
+            let list = list.iter().flatten().enumerate();
+            list.map(|(index, text)| {
+                CString::new(text.as_str())
+                    .map_err(|_| ConfigError::field(format!("{at}.{name}[{index}]"), "has a NUL"))
+            })
+            .collect::<Result<Vec<_>, _>>()
+        };
+        let user = process.user();
+        let env = process.env().iter().flatten();
+        let search = env.filter_map(|entry| entry.strip_prefix("PATH=")).next_back();
+        let terminal = process.terminal() == Some(true);
+        Ok(ProcessPlan {
+            args: strings(process.args(), "args")?,
+            env: strings(process.env(), "env")?,
+            search: search.map(str::to_owned),
+            cwd: process.cwd().clone(),
+            uid: user.uid(),
+            gid: user.gid(),
+            groups: user.additional_gids().clone().unwrap_or_default(),
+            umask: user.umask(),
+            capabilities: process.capabilities().as_ref().map(capabilities).unwrap_or_default(),
+            no_new_privileges: process.no_new_privileges() == Some(true),
+            limits: process.rlimits().iter().flatten().map(limit).collect(),
+            oom_score_adj: process.oom_score_adj(),
+            terminal: terminal.then(|| console_size(process)),
+        })
+    }
+}
+
+fn console_size(process: &Process) -> (u16, u16) {
+    let size = process.console_size();
+    let number = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
+    size.map_or((0, 0), |size| (number(size.width()), number(size.height())))
+}
+
+fn capabilities(sets: &LinuxCapabilities) -> Capabilities {
+    let mask = |set: &Option<oci::Capabilities>| set.iter().flatten().map(bit).sum();
+    Capabilities {
+        bounding: mask(sets.bounding()),
+        effective: mask(sets.effective()),
+        inheritable: mask(sets.inheritable()),
+        permitted: mask(sets.permitted()),
+        ambient: mask(sets.ambient()),
+    }
+}
+
+/// The capability as a mask of one bit; each set holds each capability once.
+fn bit(capability: &oci::Capability) -> u64 {
+    let name = format!("CAP_{capability}");
+    caps::Capability::from_str(&name).map_or(0, |capability| capability.bitmask())
+}
+
+fn limit(limit: &oci::PosixRlimit) -> Limit {
+    use PosixRlimitType as Type;
+    let resource = match limit.typ() {
+        Type::RlimitCpu => libc::RLIMIT_CPU,
+        Type::RlimitFsize => libc::RLIMIT_FSIZE,
+        Type::RlimitData => libc::RLIMIT_DATA,
+        Type::RlimitStack => libc::RLIMIT_STACK,
+        Type::RlimitCore => libc::RLIMIT_CORE,
+        Type::RlimitRss => libc::RLIMIT_RSS,
+        Type::RlimitNproc => libc::RLIMIT_NPROC,
+        Type::RlimitNofile => libc::RLIMIT_NOFILE,
+        Type::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        Type::RlimitAs => libc::RLIMIT_AS,
+        Type::RlimitLocks => libc::RLIMIT_LOCKS,
+        Type::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        Type::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        Type::RlimitNice => libc::RLIMIT_NICE,
+        Type::RlimitRtprio => libc::RLIMIT_RTPRIO,
+        Type::RlimitRttime => libc::RLIMIT_RTTIME,
+    };
+    // glibc and musl disagree about the type; the numbers are small.
+    Limit { resource: resource as u32, soft: limit.soft(), hard: limit.hard() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn of(value: serde_json::Value) -> ProcessPlan {
+        let mut process = json!({"user": {"uid": 1, "gid": 2}, "cwd": "/", "args": ["a"]});
+        process.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
+        ProcessPlan::of(&serde_json::from_value(process).unwrap(), "process").unwrap()
+    }
+
+    #[test]
+    fn every_capability_has_its_bit() {
+        let plan = of(json!({"capabilities": {
+            "bounding": ["CAP_CHOWN", "CAP_NET_BIND_SERVICE", "CAP_CHECKPOINT_RESTORE"],
+            "ambient": ["CAP_SYS_ADMIN"],
+        }}));
+        assert_eq!(plan.capabilities.bounding, 1 | 1 << 10 | 1 << 40);
+        assert_eq!(plan.capabilities.ambient, 1 << 21);
+        assert_eq!(plan.capabilities.effective, 0);
+        for capability in caps::all() {
+            let name = serde_json::Value::String(capability.to_string());
+            let parsed: oci::Capability = serde_json::from_value(name).unwrap();
+            assert_eq!(bit(&parsed), capability.bitmask(), "{capability}");
+        }
+    }
+
+    #[test]
+    fn without_capabilities_there_are_none() {
+        assert_eq!(of(json!({})).capabilities, Capabilities::default());
+    }
+
+    #[test]
+    fn the_last_path_is_searched() {
+        assert_eq!(of(json!({"env": ["PATH=/a", "X=1", "PATH=/b"]})).search.as_deref(), Some("/b"));
+        assert_eq!(of(json!({})).search, None);
+    }
+
+    #[test]
+    fn limits_and_terminal() {
+        let plan = of(json!({
+            "terminal": true, "consoleSize": {"height": 24, "width": 80},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}],
+        }));
+        assert_eq!(plan.terminal, Some((80, 24)));
+        assert_eq!(plan.limits, [Limit { resource: 7, soft: 5, hard: 6 }]);
+    }
+}
