@@ -3,11 +3,16 @@
 //! A controller says which resources concern it, which keys an event concerns, and what it wants for one
 //! key. It holds no copy of the world, performs no write, and looks at no clock.
 
+pub mod accounts;
+pub mod collector;
 pub mod deployment;
 pub mod endpoints;
 pub mod events;
+pub mod eventttl;
 pub mod look;
+pub mod namespace;
 pub mod nodeipam;
+pub mod nodes;
 pub mod outcome;
 pub mod queue;
 pub mod replicaset;
@@ -43,5 +48,12 @@ fn all(ctx: &Ctx) -> Vec<Arc<dyn Controller>> {
         Arc::new(endpoints::Slices),
         Arc::new(endpoints::Legacy),
         Arc::new(nodeipam::NodeIpam::new(ctx.config.cluster_cidr, ctx.config.node_cidr_mask)),
+        Arc::new(nodes::Lifecycle::default()),
+        Arc::new(nodes::Eviction),
+        Arc::new(nodes::Orphans::default()),
+        Arc::new(namespace::Namespaces),
+        Arc::new(collector::Collector::default()),
+        Arc::new(accounts::Furnishing::new(None)),
+        Arc::new(eventttl::EventTtl),
     ]
 }

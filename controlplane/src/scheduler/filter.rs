@@ -53,7 +53,7 @@ fn untolerated<'a>(need: &Need, node: &'a NodeInfo) -> Option<&'a Taint> {
     })
 }
 
-pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let given = |text: &Option<String>| text.clone().unwrap_or_default();
     let effect = given(&toleration.effect);
     let key = given(&toleration.key);

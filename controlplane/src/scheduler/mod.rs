@@ -8,12 +8,13 @@ mod core;
 mod filter;
 mod need;
 mod nodes;
-mod quantity;
 mod score;
 mod waiting;
 
 #[cfg(test)]
 mod tests;
+
+pub(crate) use filter::tolerates;
 
 use std::sync::Arc;
 

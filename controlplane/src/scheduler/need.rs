@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::quantity;
+use crate::kinds;
 
 /// Amounts of resources; on a node what it has or what is taken, of a Pod what it asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,9 +24,11 @@ impl Amounts {
     pub(super) fn read(list: Option<&BTreeMap<String, Quantity>>) -> Self {
         let mut amounts = Self::default();
         for (name, Quantity(text)) in list.into_iter().flatten() {
-            let units = quantity::units(text).unwrap_or(0);
+            // Admission has read it before; what nobody can read weighs nothing.
+            let amount = kinds::Quantity::parse(text).unwrap_or(kinds::Quantity::ZERO);
+            let units = amount.value();
             match name.as_str() {
-                "cpu" => amounts.milli_cpu = quantity::millis(text).unwrap_or(0),
+                "cpu" => amounts.milli_cpu = amount.milli_value(),
                 "memory" => amounts.memory = units,
                 "ephemeral-storage" => amounts.ephemeral = units,
                 "pods" => amounts.pods = units,
@@ -142,12 +144,15 @@ fn total(spec: &PodSpec, of: &dyn Fn(&Container) -> Amounts) -> Amounts {
     let mut sum = sidecars;
     spec.containers.iter().for_each(|container| sum.add(&of(container)));
     sum.raise_to(&peak);
-    let pod_level = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
-    for (name, Quantity(text)) in pod_level.into_iter().flatten() {
-        match name.as_str() {
-            "cpu" => sum.milli_cpu = quantity::millis(text).unwrap_or(sum.milli_cpu),
-            "memory" => sum.memory = quantity::units(text).unwrap_or(sum.memory),
-            _ => {}
+    if let Some(requests) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
+        let whole = Amounts::read(Some(requests));
+        for (name, mine, given) in [
+            ("cpu", &mut sum.milli_cpu, whole.milli_cpu),
+            ("memory", &mut sum.memory, whole.memory),
+        ] {
+            if requests.contains_key(name) {
+                *mine = given;
+            }
         }
     }
     sum.add(&Amounts::read(spec.overhead.as_ref()));
