@@ -110,6 +110,7 @@ fn run_suite() -> Outcome<i32> {
         .env("KOBUNE_BIN", "/kobune/kobune")
         .env("KOBUNE_TESTAPP", "/kobune/testapp")
         .env("KOBUNE_EXAMPLES", "/kobune/examples")
+        .env("KOBUNE_TEST_IMAGES", "/kobune")
         .env("KUBECTL", "/kobune/kubectl")
         .env("KOBUNE_PATIENCE", "10")
         .spawn()

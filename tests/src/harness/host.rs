@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::image::{self, Image};
+use super::image;
 use super::namespaces::Namespaces;
 use super::process::{self, Outcome};
 use super::{api::Api, snapshot::Snapshot, wait::eventually};
@@ -156,37 +156,9 @@ impl Host {
 
     /// myapp:1.0, myapp:1.1 (the test program) and busybox:1.35.
     pub fn import_images(&self) {
-        let app = paths::testapp();
-        let busybox = paths::on_path("busybox").expect("busybox-static is installed");
-        for version in ["1.0", "1.1"] {
-            let reference = format!("myapp:{version}");
-            self.build_and_import(&Image {
-                reference: &reference,
-                entrypoint: &["/bin/testapp"],
-                cmd: &["serve", "--version", version],
-                env: &["FLAVOUR=plain"],
-                files: &[(&app, "/bin/testapp")],
-                links: &[],
-            });
+        for archive in image::standard().expect("make the test images") {
+            self.import(&archive, None).ok();
         }
-        let applets = ["sh", "sleep", "cat", "ls", "echo", "wget", "id", "hostname", "env", "ps"];
-        let links: Vec<String> = applets.iter().map(|name| format!("/bin/{name}")).collect();
-        let links: Vec<_> = links.iter().map(|link| (link.as_str(), "busybox")).collect();
-        self.build_and_import(&Image {
-            reference: "busybox:1.35",
-            entrypoint: &[],
-            cmd: &["sh"],
-            env: &["PATH=/bin"],
-            files: &[(&busybox, "/bin/busybox"), (&app, "/bin/testapp")],
-            links: &links,
-        });
-    }
-
-    fn build_and_import(&self, image: &Image<'_>) {
-        let archive = self.dir.join("image.tar");
-        image::write(image, &archive).expect("write the image archive");
-        self.import(&archive, None).ok();
-        fs::remove_file(&archive).expect("remove the archive");
     }
 
     /// Starts `kobune up` and waits until the node is Ready.

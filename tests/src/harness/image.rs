@@ -1,11 +1,14 @@
 //! Test images without a registry: docker-archive tars made of one program and a few empty directories.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+use crate::paths;
 
 /// One layer, one program.
 pub struct Image<'a> {
@@ -18,6 +21,57 @@ pub struct Image<'a> {
     pub files: &'a [(&'a Path, &'a str)],
     /// Link inside → target.
     pub links: &'a [(&'a str, &'a str)],
+}
+
+/// The archives that every node of a test gets: myapp:1.0, myapp:1.1 (the test program) and busybox:1.35.
+/// Made once per build of the test program, or found in `$KOBUNE_TEST_IMAGES`.
+pub fn standard() -> io::Result<Vec<PathBuf>> {
+    let names = ["myapp-1.0.tar", "myapp-1.1.tar", "busybox.tar"];
+    let all_in = |dir: &Path| names.iter().map(|name| dir.join(name)).collect();
+    if let Some(dir) = std::env::var_os("KOBUNE_TEST_IMAGES") {
+        return Ok(all_in(Path::new(&dir)));
+    }
+    let app = paths::testapp();
+    let built = fs::metadata(&app)?;
+    let parent = paths::target().join("test-images");
+    let dir = parent.join(format!("{}-{}", built.ino(), built.mtime_nsec()));
+    if !dir.exists() {
+        // Several tests may do this at once: each makes its own, the first to finish wins.
+        let own = parent.join(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
+        fs::create_dir_all(&own)?;
+        write_standard(&app, &own)?;
+        if fs::rename(&own, &dir).is_err() {
+            fs::remove_dir_all(&own)?;
+        }
+    }
+    Ok(all_in(&dir))
+}
+
+fn write_standard(app: &Path, dir: &Path) -> io::Result<()> {
+    for version in ["1.0", "1.1"] {
+        let image = Image {
+            reference: &format!("myapp:{version}"),
+            entrypoint: &["/bin/testapp"],
+            cmd: &["serve", "--version", version],
+            env: &["FLAVOUR=plain"],
+            files: &[(app, "/bin/testapp")],
+            links: &[],
+        };
+        write(&image, &dir.join(format!("myapp-{version}.tar")))?;
+    }
+    let busybox = paths::on_path("busybox").ok_or(io::ErrorKind::NotFound)?;
+    let applets = ["sh", "sleep", "cat", "ls", "echo", "wget", "id", "hostname", "env", "ps"];
+    let links: Vec<String> = applets.iter().map(|name| format!("/bin/{name}")).collect();
+    let links: Vec<_> = links.iter().map(|link| (link.as_str(), "busybox")).collect();
+    let image = Image {
+        reference: "busybox:1.35",
+        entrypoint: &[],
+        cmd: &["sh"],
+        env: &["PATH=/bin"],
+        files: &[(&busybox, "/bin/busybox"), (app, "/bin/testapp")],
+        links: &links,
+    };
+    write(&image, &dir.join("busybox.tar"))
 }
 
 /// Writes the archive as `docker save` would.

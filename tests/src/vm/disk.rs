@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Suite, io, prepare};
+use crate::harness::image;
 use crate::paths;
 
 /// Sparse; what is not written costs nothing.
@@ -64,6 +65,11 @@ fn fill(root: &Path, suite: &Suite) -> Result<(), String> {
             let to = examples.join(entry.file_name());
             io("copy", &to, fs::copy(entry.path(), &to))?;
         }
+    }
+    let images = image::standard().map_err(|error| format!("make the test images: {error}"))?;
+    for archive in images {
+        let name = archive.file_name().unwrap_or_default();
+        copy(&archive, &programs.join(name))?;
     }
     let etc = root.join("etc");
     io("write", &etc, fs::write(etc.join("hosts"), "127.0.0.1 localhost\n"))?;
