@@ -98,10 +98,17 @@ fn enter(name: &str) -> Result<Links, Error> {
         Links::open()
     };
     if netns::exists(name) {
-        netns::inside(&netns::path(name), prepare)
-    } else {
-        netns::create_with(name, prepare).map(|(_, links)| links)
+        match netns::inside(&netns::path(name), prepare) {
+            // A plain file: somebody died between making it and pinning the namespace on it.
+            Err(Error::EnterNamespace { source, .. })
+                if source.raw_os_error() == Some(libc::EINVAL) =>
+            {
+                netns::delete(name)?;
+            }
+            other => return other,
+        }
     }
+    netns::create_with(name, prepare).map(|(_, links)| links)
 }
 
 /// Creates the cable from the host's side.

@@ -134,6 +134,32 @@ fn a_namespace_with_a_foreign_interface_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_setup_that_was_killed_half_way_is_taken_up_again() {
+    machine(|| {
+        host_side::setup(&config()).unwrap();
+        // Killed before the namespace was pinned.
+        run("ip", &["netns", "add", "makes-the-directory"]);
+        fs::write("/run/netns/early", "").unwrap();
+        let early = connect("early");
+        early.serve(8080);
+        assert!(ask(early.address(), 8080).is_ok());
+        // Killed after the cable was made, before the Pod had its address.
+        let late = connect("late");
+        run("ip", &["-n", "late", "addr", "flush", "dev", "eth0"]);
+        run("ip", &["-n", "late", "link", "set", "eth0", "down"]);
+        assert_eq!(connect("late").network, late.network);
+        late.serve(8080);
+        assert!(ask(late.address(), 8080).is_ok());
+        // A teardown that was killed half-way, in any order.
+        run("ip", &["netns", "delete", "late"]);
+        late.teardown();
+        fs::remove_dir_all(host::STATE).unwrap();
+        early.teardown();
+        assert!(!netns::exists("early"));
+    });
+}
+
+#[test]
 fn an_address_is_free_at_once_though_somebody_stays_in_the_namespace() {
     machine(|| {
         let mut config = config();

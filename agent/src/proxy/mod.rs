@@ -66,8 +66,8 @@ pub async fn run(
 
 /// Something happened to a Service or to a slice.
 enum Change {
-    Service(Event<Service>),
-    Slice(Event<EndpointSlice>),
+    Service(Box<Event<Service>>),
+    Slice(Box<Event<EndpointSlice>>),
 }
 
 async fn drive(
@@ -128,8 +128,8 @@ struct World {
 impl World {
     fn handle(&mut self, change: Change) -> bool {
         match change {
-            Change::Service(event) => self.services.handle(event),
-            Change::Slice(event) => self.slices.handle(event),
+            Change::Service(event) => self.services.handle(*event),
+            Change::Slice(event) => self.slices.handle(*event),
         }
     }
 
@@ -139,7 +139,7 @@ impl World {
 }
 
 /// All events of one kind, for ever: a broken watch is reported and begun again.
-fn changes<K>(api: Api<K>, wrap: fn(Event<K>) -> Change) -> impl Stream<Item = Change>
+fn changes<K>(api: Api<K>, wrap: fn(Box<Event<K>>) -> Change) -> impl Stream<Item = Change>
 where
     K: kube::Resource<DynamicType = ()> + serde::de::DeserializeOwned + Clone,
     K: std::fmt::Debug + Send + 'static,
@@ -149,7 +149,7 @@ where
         .modify(|object| object.managed_fields_mut().clear())
         .filter_map(move |event| {
             let change = match event {
-                Ok(event) => Some(wrap(event)),
+                Ok(event) => Some(wrap(Box::new(event))),
                 Err(error) => {
                     let kind = K::kind(&());
                     tracing::warn!(%error, %kind, "watch interrupted, will begin again");
