@@ -151,6 +151,7 @@ impl Pod {
         args: &[&str],
         change: impl FnOnce(&mut Value),
     ) -> (ContainerRecord, Vec<String>) {
+        let _ = fs::remove_file(self.log_path("app"));
         self.start("app", args, change);
         let record = self.wait("app");
         let log = self.log("app");
