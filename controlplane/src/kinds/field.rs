@@ -95,10 +95,6 @@ impl Errors {
         self.0
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     fn add(&mut self, path: &Path, reason: &str, message: String) {
         self.0.push(Cause { reason: reason.into(), message, field: path.0.clone() });
     }

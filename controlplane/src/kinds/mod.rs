@@ -19,6 +19,8 @@ mod selector;
 mod subresource;
 mod table;
 mod template;
+#[cfg(test)]
+mod tests;
 
 use serde_json::Value;
 

@@ -62,18 +62,6 @@ pub(crate) fn dns_subdomain(text: &str) -> Vec<String> {
     wrong
 }
 
-/// A name as one segment of a URL path.
-pub(crate) fn path_segment(text: &str) -> Vec<String> {
-    match text {
-        "." | ".." => vec![format!("may not be '{text}'")],
-        _ => ["/", "%"]
-            .iter()
-            .filter(|bad| text.contains(**bad))
-            .map(|bad| format!("may not contain '{bad}'"))
-            .collect(),
-    }
-}
-
 /// Label and annotation keys: `[prefix/]name`.
 pub(crate) fn qualified_name(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();

@@ -2,11 +2,12 @@
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::core::pod;
 use super::field::{Errors, Path};
-use super::{Selector, edit, metadata, names, table};
+use super::{Operation, Selector, edit, metadata, names, table};
 
 /// Defaults of `spec.template`.
 pub(crate) fn default(spec: &mut edit::Object) {
@@ -14,35 +15,18 @@ pub(crate) fn default(spec: &mut edit::Object) {
     pod::defaults::spec(edit::make(template, "spec"));
 }
 
-/// Selector and template of a workload that restarts its Pods for ever; `old` is the stored workload.
-pub(crate) fn check(
-    errors: &mut Errors,
-    path: &Path,
-    selector: &LabelSelector,
-    template: &PodTemplateSpec,
-    old: Option<&Value>,
-) {
-    let place = path.child("selector");
-    let parsed = label_selector(errors, &place, selector);
-    let labels = template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
-    match &parsed {
-        Some(s) if s.is_empty() => {
-            errors.invalid(&place, shown(selector), "empty selector is invalid for deployment");
-        }
-        Some(s) if !s.matches(&labels) => {
-            let labels_at = path.child("template").child("metadata").child("labels");
-            errors.invalid(&labels_at, labels, "`selector` does not match template `labels`");
-        }
-        _ => {}
-    }
-    if let Some(old) = old
-        && Ok(selector)
-            != serde_json::from_value::<LabelSelector>(old["spec"]["selector"].clone())
-                .as_ref()
-                .map_err(|_| ())
-    {
-        errors.invalid(&place, shown(selector), "field is immutable");
-    }
+/// A workload that restarts its Pods for ever.
+pub(crate) struct Workload<'w> {
+    /// The whole object.
+    pub(crate) value: &'w Value,
+    pub(crate) selector: &'w LabelSelector,
+    pub(crate) template: &'w PodTemplateSpec,
+}
+
+/// Selector and template.
+pub(crate) fn check(errors: &mut Errors, path: &Path, workload: Workload<'_>, op: Operation<'_>) {
+    selection(errors, path, &workload, op);
+    let template = workload.template;
     let path = path.child("template");
     pod_template(errors, &path, template);
     let Some(spec) = &template.spec else { return };
@@ -53,6 +37,30 @@ pub(crate) fn check(
     if spec.active_deadline_seconds.is_some() {
         let place = path.child("spec").child("activeDeadlineSeconds");
         errors.forbidden(&place, "activeDeadlineSeconds in ReplicaSet is not Supported");
+    }
+}
+
+/// The selector is there, matches the template, and never changes.
+fn selection(errors: &mut Errors, path: &Path, workload: &Workload<'_>, op: Operation<'_>) {
+    let (place, selector) = (path.child("selector"), workload.selector);
+    let parsed = label_selector(errors, &place, selector);
+    let missing = workload.value["spec"]["selector"].is_null();
+    if missing {
+        errors.required(&place, "");
+    } else if parsed.as_ref().is_some_and(Selector::is_empty) {
+        errors.invalid(&place, shown(selector), "empty selector is invalid for deployment");
+    }
+    let meta = workload.template.metadata.as_ref();
+    let labels = meta.and_then(|m| m.labels.clone()).unwrap_or_default();
+    if missing || parsed.is_some_and(|s| !s.matches(&labels)) {
+        let place = path.child("template").child("metadata").child("labels");
+        errors.invalid(&place, labels, "`selector` does not match template `labels`");
+    }
+    if let Operation::Update { old, .. } = op {
+        let before = LabelSelector::deserialize(&old["spec"]["selector"]).ok();
+        if before.as_ref() != Some(selector) {
+            errors.invalid(&place, shown(selector), "field is immutable");
+        }
     }
 }
 

@@ -79,7 +79,7 @@ impl Strategy for Deployments {
         if let Some(deployment) = metadata::check::<Deployment>(&mut errors, named, value, op) {
             match &deployment.spec {
                 None => errors.required(&Path::new("spec"), ""),
-                Some(spec) => check(&mut errors, spec, op),
+                Some(spec) => check(&mut errors, value, spec, op),
             }
         }
         errors.into_causes()
@@ -109,17 +109,14 @@ impl Strategy for Deployments {
     }
 }
 
-fn check(errors: &mut Errors, spec: &DeploymentSpec, op: Operation<'_>) {
+fn check(errors: &mut Errors, value: &Value, spec: &DeploymentSpec, op: Operation<'_>) {
     let path = Path::new("spec");
     errors.not_negative(&path.child("replicas"), spec.replicas.map(i64::from));
     errors.not_negative(&path.child("minReadySeconds"), spec.min_ready_seconds.map(i64::from));
     let limit = spec.revision_history_limit.map(i64::from);
     errors.not_negative(&path.child("revisionHistoryLimit"), limit);
-    let old = match op {
-        Operation::Create => None,
-        Operation::Update { old, .. } => Some(old),
-    };
-    template::check(errors, &path, &spec.selector, &spec.template, old);
+    let workload = template::Workload { value, selector: &spec.selector, template: &spec.template };
+    template::check(errors, &path, workload, op);
     strategy(errors, &path.child("strategy"), spec);
     let deadline = path.child("progressDeadlineSeconds");
     if let Some(seconds) = spec.progress_deadline_seconds {

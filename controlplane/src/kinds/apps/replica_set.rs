@@ -61,7 +61,7 @@ impl Strategy for ReplicaSets {
         if let Some(set) = metadata::check::<ReplicaSet>(&mut errors, named, value, op) {
             match &set.spec {
                 None => errors.required(&Path::new("spec"), ""),
-                Some(spec) => check(&mut errors, spec, op),
+                Some(spec) => check(&mut errors, value, spec, op),
             }
         }
         errors.into_causes()
@@ -99,16 +99,15 @@ impl Strategy for ReplicaSets {
     }
 }
 
-fn check(errors: &mut Errors, spec: &ReplicaSetSpec, op: Operation<'_>) {
+fn check(errors: &mut Errors, value: &Value, spec: &ReplicaSetSpec, op: Operation<'_>) {
     let path = Path::new("spec");
     errors.not_negative(&path.child("replicas"), spec.replicas.map(i64::from));
     errors.not_negative(&path.child("minReadySeconds"), spec.min_ready_seconds.map(i64::from));
-    let old = match op {
-        Operation::Create => None,
-        Operation::Update { old, .. } => Some(old),
-    };
     match &spec.template {
         None => errors.required(&path.child("template"), ""),
-        Some(template) => template::check(errors, &path, &spec.selector, template, old),
+        Some(template) => {
+            let workload = template::Workload { value, selector: &spec.selector, template };
+            template::check(errors, &path, workload, op);
+        }
     }
 }

@@ -36,6 +36,7 @@ const COLUMNS: &[Column] = &[
     table::wide("Selector", "Labels of the Pods behind the service."),
 ];
 const AFFINITY_SECONDS: i32 = 10800;
+const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
 struct Services;
 
