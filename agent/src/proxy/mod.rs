@@ -134,7 +134,7 @@ impl World {
     }
 
     fn plan(&self, host: &HostConfig) -> Option<plan::Planned> {
-        Some(plan::plan(self.services.objects()?, self.slices.objects()?, host.node_cidr))
+        Some(plan::plan(self.services.objects()?, self.slices.objects()?, host))
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use kobune_netplugin::HostConfig;
 use kobune_netplugin::nft::services::{Backend, Protocol, ServiceTable, VipPort};
 
 /// Names the Service of a slice.
@@ -40,11 +40,11 @@ impl fmt::Display for Warning {
     }
 }
 
-/// What the rules should say. `node_cidr` tells which endpoints are Pods of this node.
+/// What the rules should say on the node whose network `host` describes.
 pub(crate) fn plan<'a>(
     services: impl Iterator<Item = &'a Service>,
     slices: impl Iterator<Item = &'a EndpointSlice>,
-    node_cidr: Ipv4Net,
+    host: &HostConfig,
 ) -> Planned {
     let slices = by_service(slices);
     let mut planned = Planned::default();
@@ -53,9 +53,16 @@ pub(crate) fn plan<'a>(
         let own = slices.get(&name).map(Vec::as_slice).unwrap_or_default();
         plan_service(service, own, &mut planned);
     }
-    let backends = planned.table.ports.values().flatten();
+    for backend in planned.table.ports.values_mut().flatten() {
+        // A machine without any network announces its API server on the loopback. That is not
+        // reachable from a Pod, but the same machine is under its bridge address.
+        if backend.address.is_loopback() {
+            backend.address = host.gateway();
+        }
+    }
+    let addresses = planned.table.ports.values().flatten().map(|backend| backend.address);
     planned.table.local_pods =
-        backends.map(|backend| backend.address).filter(|one| node_cidr.contains(one)).collect();
+        addresses.filter(|one| host.node_cidr.contains(one) && *one != host.gateway()).collect();
     planned.warnings.sort();
     planned
 }

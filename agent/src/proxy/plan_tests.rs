@@ -22,7 +22,15 @@ fn slice(service: &str, ports: Value, endpoints: Value) -> EndpointSlice {
 }
 
 fn run(services: &[Service], slices: &[EndpointSlice]) -> Planned {
-    plan(services.iter(), slices.iter(), "10.244.1.0/24".parse().unwrap())
+    let host = HostConfig {
+        bridge: "kobune0".into(),
+        node_cidr: "10.244.1.0/24".parse().unwrap(),
+        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+        service_cidr: "10.96.0.0/16".parse().unwrap(),
+        mtu: None,
+        state_dir: "/nowhere".into(),
+    };
+    plan(services.iter(), slices.iter(), &host)
 }
 
 /// The table as text: "<vip> = <backend> <backend>".
@@ -98,6 +106,15 @@ fn not_ready_addresses_are_published_on_demand() {
     );
     let planned = run(&[service("web", spec)], &[slice]);
     assert_eq!(text(&planned), ["10.96.0.5:80/tcp = 10.244.1.3:80"]);
+}
+
+#[test]
+fn an_api_server_on_the_loopback_is_reached_at_the_bridge() {
+    let api = service("web", json!({"clusterIP": "10.96.0.1", "ports": [{"port": 443}]}));
+    let slice = slice("web", json!([{"port": 6443}]), json!([{"addresses": ["127.0.0.1"]}]));
+    let planned = run(&[api], &[slice]);
+    assert_eq!(text(&planned), ["10.96.0.1:443/tcp = 10.244.1.1:6443"]);
+    assert!(planned.table.local_pods.is_empty(), "the bridge is no pod");
 }
 
 #[test]
