@@ -19,6 +19,8 @@ pub mod replicaset;
 pub mod runner;
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 pub(crate) mod world;
 
 use std::sync::Arc;

@@ -209,6 +209,22 @@ fn a_surge_pod_waits_for_pods_that_are_still_stopping() {
 }
 
 #[test]
+fn room_that_a_set_was_not_told_to_give_up_yet_is_not_given_away() {
+    let mut world = World::with([deployment(3, |_| ())]);
+    settle(&mut world);
+    // The ReplicaSet controller may be about to replace this Pod.
+    let lost = pods(&world)[0].meta().name.clone();
+    world.remove("pods", "default", &lost);
+    set_image(&mut world, "myapp:2.0");
+    for _ in 0..20 {
+        for act in Deployments.reconcile(&world, &key(), world.now).batches.into_iter().flatten() {
+            world.apply(act.change).expect("apply");
+        }
+    }
+    assert_eq!(sizes(&world), [2, 1]);
+}
+
+#[test]
 fn a_bad_image_stops_the_rollout_and_misses_its_deadline() {
     let mut world = World::with([deployment(3, |_| ())]);
     settle(&mut world);

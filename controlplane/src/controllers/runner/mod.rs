@@ -10,6 +10,9 @@
 //! Other keys and other clients may have written since: an update carries the version it was decided on, a
 //! conflict means "look again".
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
