@@ -32,11 +32,11 @@ pub enum Change {
     Bind { namespace: String, name: String, uid: String, node: String },
 }
 
+/// What became of a change: the object after it.
+pub type Applied<'a> =
+    Pin<Box<dyn Future<Output = Result<Option<Arc<Object>>, ApiError>> + Send + 'a>>;
+
 /// The way in. `who` is the component's user name, e.g. `system:kube-scheduler`.
 pub trait Writer: Send + Sync {
-    fn apply<'a>(
-        &'a self,
-        who: &'a str,
-        change: Change,
-    ) -> Pin<Box<dyn Future<Output = Result<Option<Arc<Object>>, ApiError>> + Send + 'a>>;
+    fn apply<'a>(&'a self, who: &'a str, change: Change) -> Applied<'a>;
 }

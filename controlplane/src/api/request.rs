@@ -171,9 +171,7 @@ fn resource(
         rest => (rest, query.flag("watch")?),
     };
     let (namespace, rest) = match rest {
-        ["namespaces", namespace, rest @ ..]
-            if !rest.is_empty() && !(rest.len() == 1 && is_namespace_subresource(rest[0])) =>
-        {
+        ["namespaces", namespace, rest @ ..] if !matches!(rest, [] | ["status" | "finalize"]) => {
             (*namespace, rest)
         }
         rest => ("", rest),
@@ -208,10 +206,6 @@ fn resource(
         subresource: subresource.into(),
         query,
     })))
-}
-
-fn is_namespace_subresource(segment: &str) -> bool {
-    matches!(segment, "status" | "finalize")
 }
 
 fn verb(method: &Method, named: bool, watch: bool, subresource: &str) -> Result<Verb, ApiError> {

@@ -1,7 +1,5 @@
 //! The API as controllers and the scheduler call it: the same path as a request's, without HTTP.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -12,14 +10,10 @@ use super::{Api, errors};
 use crate::kinds::Kind;
 use crate::object::{Object, Resource};
 use crate::status::ApiError;
-use crate::writer::{Change, Writer};
+use crate::writer::{Applied, Change, Writer};
 
 impl Writer for Api {
-    fn apply<'a>(
-        &'a self,
-        who: &'a str,
-        change: Change,
-    ) -> Pin<Box<dyn Future<Output = Result<Option<Arc<Object>>, ApiError>> + Send + 'a>> {
+    fn apply<'a>(&'a self, who: &'a str, change: Change) -> Applied<'a> {
         Box::pin(async move {
             tracing::trace!(who, ?change, "component writes");
             self.change(change).await

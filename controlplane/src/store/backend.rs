@@ -18,25 +18,24 @@ pub struct Op {
 #[error("{doing}: {cause}")]
 pub struct BackendError {
     doing: String,
-    cause: Box<dyn std::error::Error + Send + Sync>,
+    cause: AnyError,
 }
 
 impl BackendError {
-    pub fn new(
-        doing: impl Into<String>,
-        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
+    pub fn new(doing: impl Into<String>, cause: impl Into<AnyError>) -> Self {
         Self { doing: doing.into(), cause: cause.into() }
     }
 }
 
+/// Takes a key and its value.
+pub type Each<'a> = dyn FnMut(&str, &[u8]) -> Result<(), BackendError> + 'a;
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
 /// A durable map with a counter.
 pub trait Backend: Send {
     /// Calls `each` for every key in order and returns the revision of the last commit.
-    fn load(
-        &mut self,
-        each: &mut dyn FnMut(&str, &[u8]) -> Result<(), BackendError>,
-    ) -> Result<u64, BackendError>;
+    fn load(&mut self, each: &mut Each<'_>) -> Result<u64, BackendError>;
 
     /// All of the batch or nothing; on stable storage when it returns `Ok`. After an error the batch may or may
     /// not be there, and the backend is not asked again.
@@ -51,10 +50,7 @@ pub struct Memory {
 }
 
 impl Backend for Memory {
-    fn load(
-        &mut self,
-        each: &mut dyn FnMut(&str, &[u8]) -> Result<(), BackendError>,
-    ) -> Result<u64, BackendError> {
+    fn load(&mut self, each: &mut Each<'_>) -> Result<u64, BackendError> {
         self.objects.iter().try_for_each(|(key, value)| each(key, value))?;
         Ok(self.revision)
     }
@@ -101,7 +97,7 @@ impl Redb {
         Ok(redb)
     }
 
-    fn check_format(&mut self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn check_format(&mut self) -> Result<(), AnyError> {
         let tx = self.db.begin_write()?;
         tx.open_table(OBJECTS)?;
         let mut numbers = tx.open_table(NUMBERS)?;
@@ -116,10 +112,7 @@ impl Redb {
         Ok(())
     }
 
-    fn read(
-        &self,
-        each: &mut dyn FnMut(&str, &[u8]) -> Result<(), BackendError>,
-    ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+    fn read(&self, each: &mut Each<'_>) -> Result<u64, AnyError> {
         let tx = self.db.begin_read()?;
         for entry in tx.open_table(OBJECTS)?.iter()? {
             let (key, value) = entry?;
@@ -128,7 +121,7 @@ impl Redb {
         Ok(tx.open_table(NUMBERS)?.get(REVISION)?.map_or(0, |v| v.value()))
     }
 
-    fn write(&self, batch: &[Op], revision: u64) -> Result<(), Box<dyn std::error::Error>> {
+    fn write(&self, batch: &[Op], revision: u64) -> Result<(), AnyError> {
         // The default durability of a transaction is `Immediate`: commit returns after fsync.
         let tx = self.db.begin_write()?;
         {
@@ -154,15 +147,12 @@ fn sync_directory(path: &Path) -> Result<(), BackendError> {
 }
 
 impl Backend for Redb {
-    fn load(
-        &mut self,
-        each: &mut dyn FnMut(&str, &[u8]) -> Result<(), BackendError>,
-    ) -> Result<u64, BackendError> {
+    fn load(&mut self, each: &mut Each<'_>) -> Result<u64, BackendError> {
         self.read(each).map_err(|e| BackendError::new("read the store", e))
     }
 
     fn commit(&mut self, batch: &[Op], revision: u64) -> Result<(), BackendError> {
         self.write(batch, revision)
-            .map_err(|e| BackendError::new(format!("write revision {revision}"), e.to_string()))
+            .map_err(|e| BackendError::new(format!("write revision {revision}"), e))
     }
 }

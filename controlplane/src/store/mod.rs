@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::object::{Key, Object, Resource};
 use crate::reader::Reader;
 
-pub use backend::{Backend, BackendError, Memory, Op, Redb};
+pub use backend::{Backend, BackendError, Each, Memory, Op, Redb};
 pub use cache::Snapshot;
 pub use watch::{Batch, Watcher};
 

@@ -164,10 +164,7 @@ enum Fault {
 }
 
 impl Backend for Faulty {
-    fn load(
-        &mut self,
-        each: &mut dyn FnMut(&str, &[u8]) -> Result<(), BackendError>,
-    ) -> Result<u64, BackendError> {
+    fn load(&mut self, each: &mut Each<'_>) -> Result<u64, BackendError> {
         self.disk.lock().unwrap().load(each)
     }
 

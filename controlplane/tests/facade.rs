@@ -1,0 +1,155 @@
+//! The control plane as its users have it: over TLS on the loopback address, and in memory.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kobune_controlplane::{ControlPlane, Options, UserInfo};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::WatchEvent;
+use kube::{Client, Config};
+use tempfile::TempDir;
+
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+async fn start(dir: &TempDir) -> ControlPlane {
+    let options = Options {
+        data_dir: dir.path().into(),
+        bind_address: LOCALHOST,
+        advertise_address: LOCALHOST,
+        secure_port: 0,
+        service_cidr: "10.96.0.0/16".parse().unwrap(),
+        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+        node_cidr_mask: 24,
+        extra_sans: vec!["kobune.example".into(), "192.0.2.1".into()],
+    };
+    ControlPlane::start(options).await.unwrap()
+}
+
+async fn config(control_plane: &ControlPlane) -> Config {
+    let kubeconfig = Kubeconfig::from_yaml(&control_plane.admin_kubeconfig().unwrap()).unwrap();
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap()
+}
+
+/// The same server, but with these credentials.
+async fn client(control_plane: &ControlPlane, token: Option<&str>) -> Client {
+    let mut config = config(control_plane).await;
+    config.auth_info = kube::config::AuthInfo::default();
+    config.auth_info.token = token.map(|t| t.to_owned().into());
+    Client::try_from(config).unwrap()
+}
+
+fn map(name: &str) -> ConfigMap {
+    let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
+    ConfigMap { metadata, ..ConfigMap::default() }
+}
+
+fn code<T>(result: kube::Result<T>) -> u16 {
+    match result {
+        Err(kube::Error::Api(status)) => status.code,
+        Err(other) => panic!("not an API error: {other}"),
+        Ok(_) => 200,
+    }
+}
+
+#[tokio::test]
+async fn credentials_decide_who_gets_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let control_plane = start(&dir).await;
+    let list = async |client: Client| {
+        code(Api::<ConfigMap>::all(client).list(&ListParams::default()).await)
+    };
+    let admin = Client::try_from(config(&control_plane).await).unwrap();
+    assert_eq!(list(admin).await, 200);
+    let token = control_plane.join_token().to_owned();
+    assert_eq!(list(client(&control_plane, Some(&token)).await).await, 200);
+    assert_eq!(list(client(&control_plane, Some("wrong")).await).await, 401);
+    let stranger = client(&control_plane, None).await;
+    assert_eq!(list(stranger.clone()).await, 401);
+    let version = stranger.apiserver_version().await.unwrap();
+    assert!(version.git_version.starts_with("v1.33.0+kobune"));
+    let ready = http::Request::get("/readyz").body(Vec::new()).unwrap();
+    assert_eq!(stranger.request_text(ready).await.unwrap(), "ok");
+    control_plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_cluster_begins_with_its_namespaces_and_its_own_service() {
+    let dir = tempfile::tempdir().unwrap();
+    let control_plane = start(&dir).await;
+    let client = Client::new(control_plane.handler(UserInfo::admin()), "default");
+    let namespaces = Api::<Namespace>::all(client.clone()).list(&ListParams::default()).await;
+    let names: Vec<_> =
+        namespaces.unwrap().items.into_iter().filter_map(|n| n.metadata.name).collect();
+    assert_eq!(names, ["default", "kube-node-lease", "kube-public", "kube-system"]);
+    let service = Api::<Service>::default_namespaced(client).get("kubernetes").await.unwrap();
+    assert_eq!(service.spec.unwrap().cluster_ip.as_deref(), Some("10.96.0.1"));
+    control_plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let control_plane = start(&dir).await;
+    let client = Client::try_from(config(&control_plane).await).unwrap();
+    let maps = Api::<ConfigMap>::default_namespaced(client);
+    let made = maps.create(&PostParams::default(), &map("kept")).await.unwrap();
+    let before = control_plane.store().revision();
+    control_plane.shutdown().await;
+    let control_plane = start(&dir).await;
+    assert!(control_plane.store().revision() >= before);
+    let client = Client::new(control_plane.handler(UserInfo::admin()), "default");
+    let kept = Api::<ConfigMap>::default_namespaced(client).get("kept").await.unwrap();
+    assert_eq!(kept.metadata.uid, made.metadata.uid);
+    control_plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn watches_share_a_connection_and_end_with_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let control_plane = start(&dir).await;
+    let client = Client::try_from(config(&control_plane).await).unwrap();
+    let maps = Api::<ConfigMap>::default_namespaced(client);
+    let from = maps.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    let mut watches = Vec::new();
+    for _ in 0..200 {
+        watches.push(maps.watch(&WatchParams::default(), &from).await.unwrap().boxed());
+    }
+    maps.create(&PostParams::default(), &map("a")).await.unwrap();
+    let patch = Patch::Strategic(serde_json::json!({"data": {"k": "v"}}));
+    maps.patch("a", &PatchParams::default(), &patch).await.unwrap();
+    maps.delete("a", &DeleteParams::default()).await.unwrap();
+    for watch in &mut watches {
+        let mut kinds = String::new();
+        for _ in 0..3 {
+            kinds.push(match watch.next().await.unwrap().unwrap() {
+                WatchEvent::Added(_) => 'a',
+                WatchEvent::Modified(_) => 'm',
+                WatchEvent::Deleted(_) => 'd',
+                other => panic!("{other:?}"),
+            });
+        }
+        assert_eq!(kinds, "amd");
+    }
+    // Watches do not hold the server up.
+    let stopped = tokio::time::timeout(Duration::from_secs(4), control_plane.shutdown()).await;
+    assert!(stopped.is_ok(), "the server did not drain");
+    for watch in &mut watches {
+        assert!(!matches!(watch.next().await, Some(Ok(_))));
+    }
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_data_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let control_plane = start(&dir).await;
+    let again = kobune_controlplane::store::Store::open(&dir.path().join("store.redb"));
+    let error = again.err().unwrap().to_string();
+    assert!(error.contains("store.redb"), "{error}");
+    let address: SocketAddr = control_plane.address();
+    assert_eq!(address.ip(), LOCALHOST);
+    control_plane.shutdown().await;
+}
