@@ -1,24 +1,23 @@
 //! Bytes of nf_tables messages (pure). Numbers that the kernel reads are big-endian except where
-//! it says otherwise; packet data and keys are as they are in the packet or register.
+//! it says otherwise; packet data and keys are as they are in the packet or register. Attribute
+//! numbers are those of the kernel's `nf_tables.h`, in the order of its enumerations.
 
-use super::model::{Chain, Data, Expr, Rule, Set, Type, Verdict};
-use crate::netlink::{HEADER, align};
+use super::attribute::{attribute, list, nested, number, string};
+use super::expression::{expr, verdict};
+use super::model::{Chain, Data, Rule, Set, Type, Verdict};
+use crate::netlink::HEADER;
 
 /// `NFNL_SUBSYS_NFTABLES`, in the upper byte of every message type.
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
-const FAMILY_IPV4: u8 = 2;
+pub(super) const FAMILY_IPV4: u8 = 2;
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
-const NLA_F_NESTED: u16 = 0x8000;
 
-/// `NFT_REG32_00`
-const FIRST_REGISTER: u32 = 8;
-const VERDICT_REGISTER: u32 = 0;
 const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 const NFT_SET_MAP: u32 = 8;
 
@@ -159,17 +158,17 @@ impl Batch {
     ) {
         let mut rest = elements;
         while !rest.is_empty() {
-            let mut list = Vec::new();
+            let mut elements = Vec::new();
             let mut count = 0;
-            while count < rest.len() && list.len() < ELEMENTS_PER_MESSAGE {
-                nested(&mut list, 1, |out| element(out, &rest[count]));
+            while count < rest.len() && elements.len() < ELEMENTS_PER_MESSAGE {
+                nested(&mut elements, 1, |out| element(out, &rest[count]));
                 count += 1;
             }
             rest = &rest[count..];
             self.request(kind, flags, format!("{verb} set {set}"), |out, table| {
                 string(out, 1, table);
                 string(out, 2, set);
-                attribute(out, 3 | NLA_F_NESTED, &list);
+                list(out, 3, &elements);
             });
         }
     }
@@ -242,115 +241,6 @@ fn element(out: &mut Vec<u8>, element: &Element) {
     }
 }
 
-fn expr(out: &mut Vec<u8>, expression: &Expr) {
-    let mut named = |name: &str, body: &dyn Fn(&mut Vec<u8>)| {
-        string(out, 1, name);
-        nested(out, 2, |out| body(out));
-    };
-    let register = |index: &u32| FIRST_REGISTER + index;
-    match expression {
-        Expr::Payload { to, base, offset, length } => named("payload", &|out| {
-            number(out, 1, register(to));
-            number(out, 2, *base as u32);
-            number(out, 3, *offset);
-            number(out, 4, *length);
-        }),
-        Expr::Meta { to, key } => named("meta", &|out| {
-            number(out, 1, register(to));
-            number(out, 2, *key as u32);
-        }),
-        Expr::SetMark { from } => named("meta", &|out| {
-            number(out, 2, super::model::MetaKey::Mark as u32);
-            number(out, 3, register(from));
-        }),
-        Expr::OriginalDestination { to } => named("ct", &|out| {
-            const DESTINATION_IPV4: u32 = 20;
-            number(out, 1, register(to));
-            number(out, 2, DESTINATION_IPV4);
-            attribute(out, 3, &[0]);
-        }),
-        Expr::Immediate { to, value } => named("immediate", &|out| {
-            number(out, 1, register(to));
-            nested(out, 2, |out| attribute(out, 1, value));
-        }),
-        Expr::And { register: target, mask } => named("bitwise", &|out| {
-            number(out, 1, register(target));
-            number(out, 2, register(target));
-            number(out, 3, mask.len() as u32);
-            nested(out, 4, |out| attribute(out, 1, mask));
-            nested(out, 5, |out| attribute(out, 1, &vec![0; mask.len()]));
-        }),
-        Expr::Compare { register: source, equal, value } => named("cmp", &|out| {
-            number(out, 1, register(source));
-            number(out, 2, u32::from(!equal));
-            nested(out, 3, |out| attribute(out, 1, value));
-        }),
-        Expr::Lookup { set, key, to } => named("lookup", &|out| {
-            string(out, 1, set);
-            number(out, 2, register(key));
-            if let Some(to) = to {
-                number(out, 3, register(to));
-            }
-        }),
-        Expr::Dispatch { map, key } => named("lookup", &|out| {
-            string(out, 1, map);
-            number(out, 2, register(key));
-            number(out, 3, VERDICT_REGISTER);
-        }),
-        Expr::Random { to, modulus } => named("numgen", &|out| {
-            const RANDOM: u32 = 1;
-            number(out, 1, register(to));
-            number(out, 2, *modulus);
-            number(out, 3, RANDOM);
-        }),
-        Expr::DestinationNat { address, port } => named("nat", &|out| {
-            const DESTINATION: u32 = 1;
-            number(out, 1, DESTINATION);
-            number(out, 2, u32::from(FAMILY_IPV4));
-            number(out, 3, register(address));
-            number(out, 5, register(port));
-        }),
-        Expr::Masquerade => named("masq", &|out| {
-            const FULLY_RANDOM: u32 = 1 << 4;
-            number(out, 1, FULLY_RANDOM);
-        }),
-        Expr::RejectWithReset => named("reject", &|out| {
-            const TCP_RESET: u32 = 1;
-            number(out, 1, TCP_RESET);
-            attribute(out, 2, &[0]);
-        }),
-        Expr::RejectPortUnreachable => named("reject", &|out| {
-            const ICMP_UNREACHABLE: u32 = 0;
-            const PORT: u8 = 3;
-            number(out, 1, ICMP_UNREACHABLE);
-            attribute(out, 2, &[PORT]);
-        }),
-        Expr::Verdict(value) => named("immediate", &|out| {
-            number(out, 1, VERDICT_REGISTER);
-            nested(out, 2, |out| verdict(out, value));
-        }),
-    }
-}
-
-fn verdict(out: &mut Vec<u8>, verdict: &Verdict) {
-    const DROP: i32 = 0;
-    const JUMP: i32 = -3;
-    const GOTO: i32 = -4;
-    const RETURN: i32 = -5;
-    let (code, chain) = match verdict {
-        Verdict::Drop => (DROP, None),
-        Verdict::Return => (RETURN, None),
-        Verdict::Jump(chain) => (JUMP, Some(chain)),
-        Verdict::Goto(chain) => (GOTO, Some(chain)),
-    };
-    nested(out, 2, |out| {
-        number(out, 1, code as u32);
-        if let Some(chain) = chain {
-            string(out, 2, chain);
-        }
-    });
-}
-
 /// What `nft` stores for `comment "…"`.
 fn comment(text: &str) -> Vec<u8> {
     let mut out = vec![0, (text.len() + 1) as u8];
@@ -373,36 +263,10 @@ fn width(types: &[Type]) -> u32 {
     }
 }
 
-fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    out.extend(((value.len() + 4) as u16).to_ne_bytes());
-    out.extend(kind.to_ne_bytes());
-    out.extend(value);
-    out.resize(align(out.len()), 0);
-}
-
-fn number(out: &mut Vec<u8>, kind: u16, value: u32) {
-    attribute(out, kind, &value.to_be_bytes());
-}
-
-fn string(out: &mut Vec<u8>, kind: u16, value: &str) {
-    let mut bytes = value.as_bytes().to_vec();
-    bytes.push(0);
-    attribute(out, kind, &bytes);
-}
-
-fn nested(out: &mut Vec<u8>, kind: u16, body: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    out.extend([0; 4]);
-    body(out);
-    let length = (out.len() - start) as u16;
-    out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
-    out[start + 2..start + 4].copy_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::attributes;
+    use crate::netlink::{align, attributes};
 
     /// Splits a batch into (message type, flags, body).
     fn messages(mut bytes: &[u8]) -> Vec<(u16, u16, &[u8])> {

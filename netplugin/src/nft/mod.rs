@@ -1,8 +1,10 @@
 //! The table `ip kobune`: virtual addresses of Services, and masquerading. One owner, one
 //! transaction per change; no other table is ever touched.
 
+mod attribute;
 mod diff;
 mod encode;
+mod expression;
 mod model;
 mod ruleset;
 pub mod services;
