@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use common::{Pod, exec, namespace, process};
@@ -295,7 +295,6 @@ fn a_working_directory_is_made() {
 
 #[test]
 fn a_program_of_the_runtime_cannot_be_overwritten() {
-    use std::os::unix::fs::MetadataExt;
     let pod = Pod::new();
     let program = fs::metadata(common::program()).unwrap();
     // The image asks us to execute ourselves; the result may be anything but a writable file.
@@ -336,5 +335,35 @@ fn many_layers_and_long_paths() {
     client.call(&kobune_runtime::wire::Request::Start { container: "app".into() }).unwrap();
     assert_eq!(pod.wait("app").exit_code, Some(0));
     assert_eq!(pod.log("app"), ["stdout F 0"]);
+    pod.end();
+}
+
+#[test]
+fn devices_of_the_host_can_be_made_but_not_used() {
+    let pod = Pod::new();
+    // Some device that root may open on this host, and no container by default.
+    let candidates = ["/dev/fuse", "/dev/loop0", "/dev/kmsg", "/dev/vda", "/dev/sda", "/dev/ram0"];
+    let device = candidates.iter().find(|path| fs::File::open(path).is_ok());
+    let metadata = fs::metadata(device.expect("this test needs a device that can be opened"));
+    let metadata = metadata.unwrap();
+    let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
+    let kind = if metadata.file_type().is_block_device() { 'b' } else { 'c' };
+    let script = format!(
+        "mknod /tmp/device {kind} {major} {minor} && echo made; \
+         (: < /tmp/device) 2>&1 | grep -c 'not permitted'; \
+         mknod /tmp/zero c 1 5; head -c 3 /tmp/zero | wc -c"
+    );
+    let allow_mknod = |config: &mut Value| {
+        for set in ["bounding", "effective", "permitted"] {
+            let set = &mut config["process"]["capabilities"][set];
+            set.as_array_mut().unwrap().push("CAP_MKNOD".into());
+        }
+    };
+    assert_eq!(pod.sh(&script, allow_mknod), ["made", "1", "3"]);
+    let lines = pod.sh(&script, |config| {
+        allow_mknod(config);
+        config["linux"]["resources"] = json!({"devices": [{"allow": true, "access": "rwm"}]});
+    });
+    assert_eq!(lines, ["made", "0", "3"]);
     pod.end();
 }

@@ -5,6 +5,7 @@
 //! directories, `cgroup.kill` and `cgroup.events` still work and limits do not exist: that is data
 //! ([`CgroupHost::controllers`]), not an error, and [`set_resources`] writes what can be written.
 
+mod devices;
 mod resources;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::LinuxResources;
 
+pub(crate) use devices::restrict as restrict_devices;
 pub use resources::{ResourceError, Setting, settings};
 
 /// How long [`remove`] waits for killed processes to be gone.
@@ -38,6 +40,8 @@ pub enum CgroupError {
     Io { verb: &'static str, path: PathBuf, error: io::Error },
     #[error("write {value:?} to {path:?}: {error}")]
     Write { path: PathBuf, value: String, error: io::Error },
+    #[error("restrict the devices of cgroup {path:?}: {}", crate::sys::process::reason(error))]
+    Devices { path: PathBuf, error: io::Error },
     #[error("{path:?} is not in a cgroup2 tree")]
     NotCgroup { path: PathBuf },
     #[error("remove cgroup {path:?}: processes are still running in it")]

@@ -122,8 +122,7 @@ fn limit(limit: &oci::PosixRlimit) -> Limit {
         Type::RlimitRtprio => libc::RLIMIT_RTPRIO,
         Type::RlimitRttime => libc::RLIMIT_RTTIME,
     };
-    // glibc and musl disagree about the type; the numbers are small.
-    Limit { resource: resource as u32, soft: limit.soft(), hard: limit.hard() }
+    Limit { resource, soft: limit.soft(), hard: limit.hard() }
 }
 
 #[cfg(test)]

@@ -123,6 +123,8 @@ impl Unit {
         if let Some(resources) = resources {
             cgroup::set_resources(&cgroup, resources)?;
         }
+        let rules = resources.and_then(|resources| resources.devices().as_deref());
+        cgroup::restrict_devices(&cgroup, rules)?;
         let log = request.log.clone().map(LogFile::open).transpose();
         let log = log.map_err(internal("open the container's log"))?;
         let directory = File::open(&cgroup).map_err(internal("open the container's cgroup"))?;

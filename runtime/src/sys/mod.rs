@@ -1,6 +1,7 @@
 //! All unsafe code of the runtime, one file per kernel facility; everything that leaves this module is safe to
 //! call. Never decides anything: callers say what they want, these files say it to the kernel.
 
+pub(crate) mod bpf;
 pub(crate) mod clone;
 pub(crate) mod creds;
 pub(crate) mod fdpass;

@@ -77,9 +77,8 @@ pub(crate) fn get_limit(resource: u32) -> io::Result<(u64, u64)> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     // SAFETY:
     // - pointers: a null new limit is allowed; `limit` is live and of the right type, written only.
-    let result = unsafe {
-        libc::prlimit64(0, resource as _, std::ptr::null(), std::ptr::from_mut(&mut limit))
-    };
+    let result =
+        unsafe { libc::prlimit64(0, resource, std::ptr::null(), std::ptr::from_mut(&mut limit)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok((limit.rlim_cur, limit.rlim_max)) }
 }
 
@@ -88,9 +87,8 @@ pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY:
     // - pointers: `limit` is live and of the right type, read only; a null old limit is allowed.
-    let result = unsafe {
-        libc::prlimit64(0, resource as _, std::ptr::from_ref(&limit), std::ptr::null_mut())
-    };
+    let result =
+        unsafe { libc::prlimit64(0, resource, std::ptr::from_ref(&limit), std::ptr::null_mut()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
