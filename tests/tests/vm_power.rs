@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kobune_tests::harness::{Host, eventually};
 use kobune_tests::vm::guest;
+use serde_json::json;
 
 #[test]
 #[ignore = "runs in the virtual machine"]
@@ -17,7 +18,11 @@ fn after_a_hard_reset_the_cluster_comes_back() {
         host.apply_example("myapp.yaml").ok();
         host.apply_example("myapp-service.yaml").ok();
         host.kubectl_ok(&["rollout", "status", "deployment/myapp", "--timeout=300s"]);
-        host.kubectl_ok(&["create", "configmap", "last", "--from-literal=word=acknowledged"]);
+        let last = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": "last" }, "data": { "word": "acknowledged" },
+        });
+        host.apply(&last.to_string()).ok();
         guest::hard_reset();
     }
     assert_eq!(guest::boot(), 2);
