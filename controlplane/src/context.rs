@@ -15,6 +15,8 @@ pub struct Config {
     pub cluster_cidr: Ipv4Net,
     /// Prefix length of the range that each node gets out of `cluster_cidr`.
     pub node_cidr_mask: u8,
+    /// The cluster's CA certificate, for `kube-root-ca.crt` of every namespace.
+    pub ca_pem: String,
 }
 
 /// Cheap to clone.

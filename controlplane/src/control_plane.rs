@@ -85,6 +85,7 @@ impl ControlPlane {
             service_cidr: options.service_cidr,
             cluster_cidr: options.cluster_cidr,
             node_cidr_mask: options.node_cidr_mask,
+            ca_pem: pki.ca_pem().to_owned(),
         });
         let shutdown = CancellationToken::new();
         let nodes = NodeClient::new(Arc::new(pki.node_client_config()?));
@@ -101,8 +102,8 @@ impl ControlPlane {
         bootstrap::run(&api, &config, address).await.map_err(StartError::Bootstrap)?;
         let tasks = TaskTracker::new();
         let ctx = Ctx { store, writer: api.clone(), config, shutdown: shutdown.clone() };
-        controllers::spawn(&ctx);
-        scheduler::spawn(&ctx);
+        tasks.spawn(controllers::run(ctx.clone()));
+        tasks.spawn(scheduler::run(ctx));
         let pair = serving_pair(&pki, &options)?;
         let server = Server {
             api: api.clone(),

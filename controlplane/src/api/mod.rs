@@ -23,7 +23,7 @@ mod services;
 mod sub;
 mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod watch;
 mod write;
 mod writer;

@@ -19,6 +19,8 @@ pub mod replicaset;
 pub mod runner;
 
 #[cfg(test)]
+mod integration;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 pub(crate) mod world;
@@ -28,11 +30,14 @@ use std::sync::Arc;
 use crate::context::Ctx;
 use runner::{Clock, Controller, Tools};
 
-/// Starts all controllers; they stop when `ctx.shutdown` is cancelled.
-pub fn spawn(ctx: &Ctx) {
+/// Runs all controllers until `ctx.shutdown`; returns when the writes in flight are done.
+pub fn run(ctx: Ctx) -> impl Future<Output = ()> + Send {
+    // Subscribed before the first poll: whatever is written from now on is seen.
     let subscription = ctx.subscribe();
-    let tools = tools(ctx);
-    tokio::spawn(runner::run(all(ctx), tools, subscription, ctx.shutdown.clone()));
+    async move {
+        let tools = tools(&ctx);
+        runner::run(all(&ctx), tools, subscription, ctx.shutdown.clone()).await;
+    }
 }
 
 /// What deciders work with, on the real store and clock.
@@ -55,7 +60,7 @@ fn all(ctx: &Ctx) -> Vec<Arc<dyn Controller>> {
         Arc::new(nodes::Orphans::default()),
         Arc::new(namespace::Namespaces),
         Arc::new(collector::Collector::default()),
-        Arc::new(accounts::Furnishing::new(None)),
+        Arc::new(accounts::Furnishing::new(Some(ctx.config.ca_pem.clone()))),
         Arc::new(eventttl::EventTtl),
     ]
 }

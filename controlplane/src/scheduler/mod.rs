@@ -38,16 +38,19 @@ const USER: &str = "system:kube-scheduler";
 /// Writes in flight; they share the store's commits.
 const AT_ONCE: usize = 256;
 
-/// Starts the scheduler; it stops when `ctx.shutdown` is cancelled.
-pub fn spawn(ctx: &Ctx) {
+/// Schedules until `ctx.shutdown`; returns when the writes in flight are done.
+pub fn run(ctx: Ctx) -> impl Future<Output = ()> + Send {
+    // Subscribed before the first poll: whatever is written from now on is seen.
     let subscription = ctx.subscribe();
-    let mut tools = crate::controllers::tools(ctx);
-    tools.recorder = tools.recorder.for_component(self::core::NAME);
-    tokio::spawn(run(tools, subscription, ctx.shutdown.clone()));
+    async move {
+        let mut tools = crate::controllers::tools(&ctx);
+        tools.recorder = tools.recorder.for_component(self::core::NAME);
+        serve(tools, subscription, ctx.shutdown.clone()).await;
+    }
 }
 
-/// Decides and writes until `shutdown`; writes in flight are finished.
-pub(crate) async fn run(tools: Tools, mut events: Subscription, shutdown: CancellationToken) {
+/// Decides and writes until `shutdown`.
+async fn serve(tools: Tools, mut events: Subscription, shutdown: CancellationToken) {
     let mut core = Core::default();
     // Nodes first: Pods are accounted to nodes that are known.
     for resource in ["nodes", "pods"] {

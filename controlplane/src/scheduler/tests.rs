@@ -320,7 +320,7 @@ mod edge {
     use crate::controllers::runner::{Clock, Tools};
     use crate::controllers::world::{SharedWorld, World};
     use crate::reader::Reader;
-    use crate::scheduler::run;
+    use crate::scheduler::serve;
     use jiff::Timestamp;
     use tokio_util::sync::CancellationToken;
 
@@ -338,7 +338,7 @@ mod edge {
         );
         let recorder = recorder.for_component("default-scheduler");
         let tools = Tools { reader, writer: Arc::new(world.clone()), recorder, clock };
-        let running = tokio::spawn(run(tools, world.subscribe(), shutdown.clone()));
+        let running = tokio::spawn(serve(tools, world.subscribe(), shutdown.clone()));
         tokio::time::sleep(Duration::from_secs(30)).await;
         shutdown.cancel();
         running.await.expect("the scheduler ends");

@@ -1,0 +1,328 @@
+//! All controllers and the scheduler on the real API and store, with a node that is played by the test.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::deployment::DEPLOYMENTS;
+use super::endpoints::SLICES;
+use super::look::PodView;
+use super::replicaset::REPLICASETS;
+use crate::api::{Api, testing};
+use crate::context::{Config, Ctx};
+use crate::object::{Object, Resource};
+use crate::reader::Reader;
+use crate::store::{Event, Store, Subscription};
+use crate::writer::{Change, Writer};
+
+struct Cluster {
+    api: Arc<Api>,
+    store: Arc<Store>,
+    events: Subscription,
+    shutdown: CancellationToken,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let api = testing::api();
+        let store = api.store().clone();
+        let config = Config {
+            service_cidr: "10.96.0.0/16".parse().expect("a range"),
+            cluster_cidr: "10.244.0.0/16".parse().expect("a range"),
+            node_cidr_mask: 24,
+            ca_pem: "PEM".into(),
+        };
+        let shutdown = CancellationToken::new();
+        let ctx = Ctx {
+            store: store.clone(),
+            writer: api.clone(),
+            config: Arc::new(config),
+            shutdown: shutdown.clone(),
+        };
+        let events = store.subscribe();
+        let tasks = vec![
+            tokio::spawn(super::run(ctx.clone())),
+            tokio::spawn(crate::scheduler::run(ctx)),
+            tokio::spawn(kubelet(api.clone(), store.subscribe())),
+        ];
+        let cluster = Self { api, store, events, shutdown, tasks };
+        cluster
+            .create(
+                "namespaces",
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}}),
+            )
+            .await;
+        cluster
+            .create("nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}}))
+            .await;
+        cluster
+            .change("nodes", "", "n", Some("status"), |node| {
+                let room = json!({"cpu": "8", "memory": "16Gi", "pods": "110"});
+                node["status"]["capacity"] = room.clone();
+                node["status"]["allocatable"] = room;
+                node["status"]["conditions"] =
+                    json!([{"type": "Ready", "status": "True", "reason": "KubeletReady"}]);
+            })
+            .await;
+        cluster
+    }
+
+    async fn create(&self, resource: Resource, object: Value) {
+        self.api.apply("test", Change::Create { resource, object }).await.expect("create");
+    }
+
+    async fn change(
+        &self,
+        resource: Resource,
+        namespace: &str,
+        name: &str,
+        subresource: Option<&'static str>,
+        edit: impl Fn(&mut Value),
+    ) {
+        loop {
+            let mut object = self.store.get(resource, namespace, name).expect("it exists").value();
+            edit(&mut object);
+            match self.api.apply("test", Change::Update { resource, subresource, object }).await {
+                Err(error) if error.is_conflict() => {}
+                done => return drop(done.expect("update")),
+            }
+        }
+    }
+
+    async fn delete(
+        &self,
+        resource: Resource,
+        namespace: &str,
+        name: &str,
+        propagation: Option<&'static str>,
+    ) {
+        let change = Change::Delete {
+            resource,
+            namespace: namespace.into(),
+            name: name.into(),
+            uid: None,
+            resource_version: None,
+            propagation,
+            grace_period_seconds: None,
+        };
+        self.api.apply("test", change).await.expect("delete");
+    }
+
+    /// Waits for `done`, looking after every event; `check` holds after every event too.
+    async fn until(&mut self, what: &str, done: impl Fn(&Store) -> bool, check: impl Fn(&Store)) {
+        let waited = tokio::time::timeout(Duration::from_secs(30), async {
+            while !done(&self.store) {
+                self.events.recv().await.expect("the store lives");
+                check(&self.store);
+            }
+        });
+        if waited.await.is_err() {
+            let objects: Vec<Value> = [DEPLOYMENTS, REPLICASETS, "pods", "namespaces"]
+                .iter()
+                .flat_map(|r| self.store.list(r, None))
+                .map(|object| object.value())
+                .collect();
+            panic!("{what} did not happen: {objects:#?}");
+        }
+    }
+
+    fn value(&self, resource: Resource, namespace: &str, name: &str) -> Value {
+        self.store.get(resource, namespace, name).expect("it exists").value()
+    }
+
+    /// Nothing is written when nothing happens.
+    async fn is_quiet(&mut self) {
+        for _ in 0..100 {
+            let quiet = tokio::time::timeout(Duration::from_millis(300), self.events.recv()).await;
+            match quiet {
+                Err(_) => return,
+                Ok(event) => drop(event.expect("the store lives")),
+            }
+        }
+        panic!("never quiet");
+    }
+
+    async fn end(self) {
+        self.shutdown.cancel();
+        let [controllers, scheduler, kubelet]: [_; 3] = self.tasks.try_into().expect("three tasks");
+        controllers.await.expect("controllers end");
+        scheduler.await.expect("the scheduler ends");
+        kubelet.abort();
+    }
+}
+
+/// Starts what is bound and stops what is to stop.
+async fn kubelet(api: Arc<Api>, mut events: Subscription) {
+    let mut next = 1;
+    while let Some(event) = events.recv().await {
+        let Event { resource: "pods", new: Some(pod), .. } = &*event else { continue };
+        let view = PodView::of(pod.clone()).expect("a pod");
+        let change = if view.is_terminating() {
+            Change::Delete {
+                resource: "pods",
+                namespace: pod.meta.namespace.clone(),
+                name: pod.meta.name.clone(),
+                uid: Some(pod.meta.uid.clone()),
+                resource_version: None,
+                propagation: None,
+                grace_period_seconds: Some(0),
+            }
+        } else if !view.node().is_empty() && view.phase() == "Pending" {
+            let mut object = pod.value();
+            object["status"]["phase"] = json!("Running");
+            object["status"]["podIP"] = json!(format!("10.244.0.{next}"));
+            let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+            object["status"]["conditions"].as_array_mut().expect("bound").push(ready);
+            next += 1;
+            Change::Update { resource: "pods", subresource: Some("status"), object }
+        } else {
+            continue;
+        };
+        // Somebody else was first: their event comes.
+        let _ = api.apply("kubelet", change).await;
+    }
+}
+
+fn deployment() -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "myapp", "namespace": "team"},
+        "spec": {
+            "replicas": 3, "selector": {"matchLabels": {"app": "myapp"}},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}},
+            "template": {
+                "metadata": {"labels": {"app": "myapp"}},
+                "spec": {"containers": [{
+                    "name": "app", "image": "myapp:1.0", "ports": [{"containerPort": 8080}],
+                    "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+                }]},
+            },
+        },
+    })
+}
+
+fn pods(store: &Store) -> Vec<PodView> {
+    store.list("pods", Some("team")).into_iter().filter_map(PodView::of).collect()
+}
+
+fn is_rolled_out(store: &Store, image: &str) -> bool {
+    let Some(object) = store.get(DEPLOYMENTS, "team", "myapp") else { return false };
+    let value = object.value();
+    let complete = value["status"]["conditions"].as_array().is_some_and(|conditions| {
+        conditions.iter().any(|c| c["reason"] == "NewReplicaSetAvailable")
+    });
+    let status = &value["status"];
+    let all = |name: &str| status[name] == value["spec"]["replicas"];
+    complete
+        && status["observedGeneration"] == value["metadata"]["generation"]
+        && all("replicas")
+        && all("updatedReplicas")
+        && all("availableReplicas")
+        && pods(store)
+            .iter()
+            .all(|pod| pod.object.value()["spec"]["containers"][0]["image"] == image)
+}
+
+fn ready_endpoints(store: &Store) -> usize {
+    let slices = store.list(SLICES, Some("team"));
+    let endpoints =
+        slices.iter().flat_map(|s| s.value()["endpoints"].as_array().cloned().unwrap_or_default());
+    endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true).count()
+}
+
+fn find(objects: &[Arc<Object>], reason: &str) -> Vec<String> {
+    let events =
+        objects.iter().map(|event| event.value()).filter(|event| event["reason"] == reason);
+    events.filter_map(|event| event["message"].as_str().map(str::to_owned)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_lives_through_the_real_api() {
+    let mut cluster = Cluster::start().await;
+    cluster.create("services", json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "myapp", "namespace": "team"},
+        "spec": {"selector": {"app": "myapp"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    })).await;
+    cluster.create(DEPLOYMENTS, deployment()).await;
+    cluster
+        .until("3/3 ready", |s| is_rolled_out(s, "myapp:1.0") && ready_endpoints(s) == 3, |_| ())
+        .await;
+    cluster.is_quiet().await;
+    assert_eq!(cluster.value("nodes", "", "n")["spec"]["podCIDR"], "10.244.0.0/24");
+    assert_eq!(cluster.value("configmaps", "team", "kube-root-ca.crt")["data"]["ca.crt"], "PEM");
+    let events = cluster.store.list("events", Some("team"));
+    assert_eq!(find(&events, "Scheduled").len(), 3);
+    assert_eq!(find(&events, "SuccessfulCreate").len(), 3);
+    assert_eq!(find(&events, "ScalingReplicaSet").len(), 1);
+
+    // Must-show 5: the bounds at every revision, with Pods that take a moment to stop.
+    cluster
+        .change(DEPLOYMENTS, "team", "myapp", None, |d| {
+            d["spec"]["template"]["spec"]["containers"][0]["image"] = json!("myapp:2.0");
+        })
+        .await;
+    let bounds = |store: &Store| {
+        let pods = pods(store);
+        let ready = pods.iter().filter(|p| p.is_active() && p.is_ready()).count();
+        assert!(pods.len() <= 4, "{} pods exist", pods.len());
+        assert!(ready >= 2, "{ready} pods are ready");
+    };
+    cluster.until("the new image", |s| is_rolled_out(s, "myapp:2.0"), bounds).await;
+    cluster.is_quiet().await;
+    assert_eq!(cluster.store.list(REPLICASETS, Some("team")).len(), 2);
+    assert_eq!(
+        cluster.value(DEPLOYMENTS, "team", "myapp")["metadata"]["annotations"]["deployment.kubernetes.io/revision"],
+        "2"
+    );
+
+    cluster.change(DEPLOYMENTS, "team", "myapp", None, |d| d["spec"]["replicas"] = json!(5)).await;
+    cluster
+        .until("five", |s| is_rolled_out(s, "myapp:2.0") && ready_endpoints(s) == 5, |_| ())
+        .await;
+
+    cluster.delete(DEPLOYMENTS, "team", "myapp", None).await;
+    let empty = |s: &Store| pods(s).is_empty() && s.list(REPLICASETS, Some("team")).is_empty();
+    cluster
+        .until("everything owned is gone", |s| empty(s) && ready_endpoints(s) == 0, |_| ())
+        .await;
+    cluster.is_quiet().await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_and_a_foreground_deletion_end() {
+    let mut cluster = Cluster::start().await;
+    cluster.create(DEPLOYMENTS, deployment()).await;
+    cluster.until("3/3 ready", |s| is_rolled_out(s, "myapp:1.0"), |_| ()).await;
+    cluster.delete(DEPLOYMENTS, "team", "myapp", Some("Foreground")).await;
+    let owner_last = |s: &Store| {
+        let owner = s.get(DEPLOYMENTS, "team", "myapp").is_some();
+        assert!(owner || pods(s).is_empty(), "the owner went before its pods");
+    };
+    cluster
+        .until(
+            "the deployment is gone",
+            |s| s.get(DEPLOYMENTS, "team", "myapp").is_none(),
+            owner_last,
+        )
+        .await;
+
+    cluster.create(DEPLOYMENTS, deployment()).await;
+    cluster.until("3/3 ready", |s| is_rolled_out(s, "myapp:1.0"), |_| ()).await;
+    cluster.delete("namespaces", "", "team", None).await;
+    cluster
+        .until("the namespace is gone", |s| s.get("namespaces", "", "team").is_none(), |_| ())
+        .await;
+    for kind in crate::kinds::all().iter().filter(|kind| kind.namespaced) {
+        assert!(
+            cluster.store.list(kind.resource, Some("team")).is_empty(),
+            "{} are left",
+            kind.resource
+        );
+    }
+    cluster.is_quiet().await;
+    cluster.end().await;
+}
