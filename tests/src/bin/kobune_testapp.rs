@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `/` | `HOSTNAME VERSION` |
 //! | `/healthz`, `/readyz` | 200, or 500 after `/fail/…`; `/pass/…` mends it |
+//! | `/peer` | the address that the request came from |
 //! | `/fetch/ADDRESS:PORT/PATH` | what a request from here gets |
 //! | `/exit/N` | ends the process |
 //!
@@ -103,7 +104,10 @@ fn answer(stream: &TcpStream, version: &str) -> std::io::Result<()> {
             close |= header.to_ascii_lowercase().trim() == "connection: close";
         }
         let path = request.split_whitespace().nth(1).unwrap_or("/");
-        let (status, body) = page(path, version);
+        let (status, body) = match path {
+            "/peer" => (200, format!("{}\n", stream.peer_addr()?.ip())),
+            path => page(path, version),
+        };
         let length = body.len();
         write!(&*stream, "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n\r\n{body}")?;
         if close {

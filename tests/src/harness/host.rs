@@ -144,6 +144,13 @@ impl Host {
         self.command(self.kobune_command(verb, arguments), "")
     }
 
+    /// `kobune WORDS…`, one of the commands for people without kubectl, with the kubeconfig in place.
+    pub fn client(&self, words: &[&str]) -> Outcome {
+        let mut command = Command::new(paths::kobune());
+        command.args(words).env("HOME", &self.dir).env("KUBECONFIG", self.kubeconfig());
+        self.command(command, "")
+    }
+
     /// `kobune image import` of an archive; needs no running node.
     pub fn import(&self, archive: &Path, tag: Option<&str>) -> Outcome {
         let archive = archive.display().to_string();

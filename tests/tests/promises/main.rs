@@ -11,3 +11,5 @@ mod p05_rollout;
 mod p06_kill;
 mod p08_nothing_left;
 mod p09_mistakes;
+mod pods;
+mod without_kubectl;
