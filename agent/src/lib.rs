@@ -6,12 +6,19 @@
 pub(crate) mod app;
 pub mod cli;
 pub mod config;
+pub mod container;
 pub mod demo;
+pub mod events;
 pub mod image;
 pub(crate) mod kubelet;
 pub(crate) mod logs;
+pub mod node;
+pub mod pod;
+pub mod probe;
 pub mod proxy;
+pub mod sandbox;
 mod table;
+pub mod volume;
 
 /// A Pod's supervisor: this program started again by the node. Call it before any thread exists.
 pub fn supervisor(args: impl Iterator<Item = std::ffi::OsString>) -> std::process::ExitCode {

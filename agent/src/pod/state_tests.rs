@@ -1,0 +1,609 @@
+//! Transcripts and properties of the Pod state machine.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::super::apply::killed;
+use super::super::clock::{Now, at};
+use super::super::decide::next_wakeup;
+use super::*;
+
+fn plan(spec: &str) -> PodPlan {
+    let text = format!(r#"{{"metadata":{{"name":"p","namespace":"ns","uid":"u"}},"spec":{spec}}}"#);
+    PodPlan::of(&serde_json::from_str(&text).expect("a Pod"))
+}
+
+/// A machine with a clock, and a world that answers actions on demand.
+struct Bench {
+    state: PodState,
+    now: Now,
+    log: Vec<Action>,
+}
+
+impl Bench {
+    fn new(spec: &str) -> Self {
+        let now = at(0);
+        let state = PodState::new(plan(spec), MachineOptions::default(), now);
+        let mut bench = Self { state, now, log: Vec::new() };
+        bench.send(Event::Tick);
+        bench
+    }
+
+    fn send(&mut self, event: Event) -> Vec<Action> {
+        let actions = step(&mut self.state, event, self.now);
+        self.log.extend(actions.iter().cloned());
+        actions
+    }
+
+    fn wait(&mut self, seconds: u64) -> Vec<Action> {
+        self.now = at(self.now.mono.as_secs() + seconds);
+        self.send(Event::Tick)
+    }
+
+    fn sandbox(&mut self) {
+        self.send(Event::SandboxReady { address: Some([10, 0, 0, 2].into()) });
+    }
+
+    fn started(&mut self, index: usize, attempt: u32) -> Vec<Action> {
+        let id = format!("{index}-{attempt}");
+        self.send(Event::Started { index, attempt, id, started_at: self.now.wall })
+    }
+
+    fn exited(&mut self, index: usize, attempt: u32, exit_code: i32) -> Vec<Action> {
+        let mut termination = killed("i", None, self.now.wall);
+        termination.exit_code = exit_code;
+        termination.id = format!("{index}-{attempt}");
+        self.send(Event::Exited { index, attempt, termination })
+    }
+
+    fn probed(&mut self, kind: ProbeKind, good: bool) -> Vec<Action> {
+        let outcome = if good { Outcome::Success } else { Outcome::Failure("no".into()) };
+        self.send(Event::Probed { index: 0, attempt: 0, kind, outcome })
+    }
+}
+
+/// Actions without the events for people.
+fn deeds(actions: &[Action]) -> Vec<Action> {
+    actions.iter().filter(|action| !matches!(action, Action::Report(_))).cloned().collect()
+}
+
+fn reports(actions: &[Action]) -> Vec<&'static str> {
+    let reason = |action: &Action| match action {
+        Action::Report(report) => Some(report.reason),
+        _ => None,
+    };
+    actions.iter().filter_map(reason).collect()
+}
+
+const ONE: &str = r#"{"containers":[{"name":"app"}]}"#;
+
+#[test]
+fn a_pod_comes_and_goes() {
+    let mut bench = Bench::new(ONE);
+    assert_eq!(deeds(&bench.log), [Action::SetupSandbox]);
+    let actions = bench.send(Event::SandboxReady { address: None });
+    assert_eq!(actions, [Action::StartContainer { index: 0, attempt: 0 }]);
+    assert_eq!(bench.state.phase, Phase::Pending);
+    assert_eq!(reports(&bench.started(0, 0)), ["Created", "Started"]);
+    assert_eq!(bench.state.phase, Phase::Running);
+    assert!(bench.state.containers[0].ready());
+
+    let actions = bench.send(Event::Deleted { grace: Duration::from_secs(30) });
+    assert_eq!(
+        (deeds(&actions), reports(&actions)),
+        (vec![Action::Terminate { index: 0 }], vec!["Killing"])
+    );
+    assert_eq!(bench.wait(29), []);
+    assert_eq!(bench.wait(1), [Action::Kill { index: 0 }]);
+    assert_eq!(bench.exited(0, 0, 137), [Action::TeardownSandbox]);
+    assert_eq!(bench.state.phase, Phase::Failed);
+    assert_eq!(bench.send(Event::TornDown), [Action::Clean]);
+    assert_eq!(bench.send(Event::Cleaned), [Action::DeleteObject]);
+    assert_eq!(bench.send(Event::ObjectDeleted), []);
+    assert!(!bench.state.is_gone(), "until the watch says so");
+    bench.send(Event::ObjectGone);
+    assert!(bench.state.is_gone());
+}
+
+#[test]
+fn a_crash_loop_backs_off() {
+    let mut bench = Bench::new(ONE);
+    bench.sandbox();
+    bench.started(0, 0);
+    let actions = bench.exited(0, 0, 1);
+    assert_eq!(
+        actions,
+        [Action::StartContainer { index: 0, attempt: 1 }],
+        "the first restart is immediate"
+    );
+    bench.started(0, 1);
+    assert_eq!(bench.state.containers[0].restart_count, 1);
+    let actions = bench.exited(0, 1, 1);
+    assert_eq!((deeds(&actions), reports(&actions)), (vec![], vec!["BackOff"]));
+    let Life::Waiting { reason, message, .. } = &bench.state.containers[0].life else {
+        panic!("not waiting")
+    };
+    assert_eq!(reason, "CrashLoopBackOff");
+    assert_eq!(
+        message.as_deref(),
+        Some("back-off 10s restarting failed container=app pod=p_ns(u)")
+    );
+    assert_eq!(bench.state.containers[0].last.as_ref().unwrap().id, "0-1");
+    assert_eq!(next_wakeup(&bench.state, bench.now), Some(Duration::from_secs(10)));
+    assert_eq!(bench.wait(9), []);
+    assert_eq!(bench.wait(1), [Action::StartContainer { index: 0, attempt: 2 }]);
+    assert_eq!(bench.state.phase, Phase::Running);
+}
+
+#[test]
+fn restart_policies() {
+    let table = [
+        ("Never", 0, Phase::Succeeded, false),
+        ("Never", 1, Phase::Failed, false),
+        ("OnFailure", 0, Phase::Succeeded, false),
+        ("OnFailure", 1, Phase::Running, true),
+        ("Always", 0, Phase::Running, true),
+        ("Always", 1, Phase::Running, true),
+    ];
+    for (policy, code, phase, again) in table {
+        let mut bench = Bench::new(&format!(
+            r#"{{"restartPolicy":"{policy}","containers":[{{"name":"app"}}]}}"#
+        ));
+        bench.sandbox();
+        bench.started(0, 0);
+        let actions = deeds(&bench.exited(0, 0, code));
+        assert_eq!(bench.state.phase, phase, "{policy} {code}");
+        let expected = if again {
+            Action::StartContainer { index: 0, attempt: 1 }
+        } else {
+            Action::TeardownSandbox
+        };
+        assert_eq!(actions, [expected], "{policy} {code}");
+        if !again {
+            assert_eq!(bench.send(Event::TornDown), [], "a terminal Pod stays until it is deleted");
+            let actions = bench.send(Event::Deleted { grace: Duration::from_secs(30) });
+            assert_eq!(deeds(&actions), [Action::Clean]);
+            assert_eq!(bench.state.phase, phase);
+        }
+    }
+}
+
+#[test]
+fn init_containers_run_in_order_and_sidecars_stay() {
+    let mut bench = Bench::new(
+        r#"{"initContainers":[{"name":"a"},{"name":"side","restartPolicy":"Always"},{"name":"b"}],
+            "containers":[{"name":"x"},{"name":"y"}],"restartPolicy":"Never"}"#,
+    );
+    bench.sandbox();
+    let start = |index, attempt| Action::StartContainer { index, attempt };
+    assert_eq!(deeds(&bench.log)[1..], [start(0, 0)]);
+    bench.started(0, 0);
+    assert_eq!(bench.exited(0, 0, 0), [start(1, 0)]);
+    assert_eq!(deeds(&bench.started(1, 0)), [start(2, 0)], "a sidecar only has to start");
+    bench.started(2, 0);
+    assert_eq!(bench.state.phase, Phase::Pending);
+    assert_eq!(bench.exited(2, 0, 0), [start(3, 0), start(4, 0)]);
+    bench.started(3, 0);
+    bench.started(4, 0);
+    assert_eq!(bench.state.phase, Phase::Running);
+    assert_eq!(deeds(&bench.exited(1, 0, 1)), [start(1, 1)], "whatever the Pod's restart policy");
+    bench.started(1, 1);
+    bench.exited(3, 0, 0);
+    let actions = bench.exited(4, 0, 0);
+    assert_eq!(deeds(&actions), [Action::Terminate { index: 1 }], "sidecars stop after the others");
+    assert_eq!(bench.state.phase, Phase::Running);
+    assert_eq!(bench.exited(1, 1, 143), [Action::TeardownSandbox]);
+    assert_eq!(bench.state.phase, Phase::Succeeded);
+}
+
+#[test]
+fn a_failed_init_container_ends_a_pod_that_never_restarts() {
+    let mut bench = Bench::new(
+        r#"{"restartPolicy":"Never","initContainers":[{"name":"a"}],"containers":[{"name":"x"}]}"#,
+    );
+    bench.sandbox();
+    bench.started(0, 0);
+    assert_eq!(bench.exited(0, 0, 3), [Action::TeardownSandbox]);
+    assert_eq!(bench.state.phase, Phase::Failed);
+}
+
+#[test]
+fn probes_gate_readiness_and_restart() {
+    let mut bench = Bench::new(
+        r#"{"containers":[{"name":"app","startupProbe":{"periodSeconds":1,"failureThreshold":2,"tcpSocket":{"port":1}},
+            "readinessProbe":{"periodSeconds":1,"failureThreshold":1,"tcpSocket":{"port":1}},
+            "livenessProbe":{"periodSeconds":1,"failureThreshold":2,"tcpSocket":{"port":1},
+              "terminationGracePeriodSeconds":7}}]}"#,
+    );
+    bench.sandbox();
+    let probe = |kind| Action::Probe { index: 0, attempt: 0, kind };
+    assert_eq!(deeds(&bench.started(0, 0)), [probe(ProbeKind::Startup)], "the others wait for it");
+    assert!(!bench.state.containers[0].started());
+    let actions = bench.probed(ProbeKind::Startup, true);
+    assert_eq!(deeds(&actions), [probe(ProbeKind::Readiness), probe(ProbeKind::Liveness)]);
+    assert!(bench.state.containers[0].started() && !bench.state.containers[0].ready());
+    bench.probed(ProbeKind::Readiness, true);
+    assert!(bench.state.containers[0].ready());
+    bench.probed(ProbeKind::Liveness, true);
+    assert_eq!(deeds(&bench.wait(1)), [probe(ProbeKind::Readiness), probe(ProbeKind::Liveness)]);
+    assert_eq!(reports(&bench.probed(ProbeKind::Readiness, false)), ["Unhealthy"]);
+    assert!(!bench.state.containers[0].ready(), "taken out at once");
+    assert_eq!(reports(&bench.probed(ProbeKind::Liveness, false)), ["Unhealthy"]);
+    bench.wait(1);
+    let actions = bench.probed(ProbeKind::Liveness, false);
+    assert_eq!(reports(&actions), ["Unhealthy", "Killing"]);
+    assert_eq!(deeds(&actions), [Action::Terminate { index: 0 }]);
+    assert_eq!(deeds(&bench.wait(6)), []);
+    assert_eq!(deeds(&bench.wait(1)), [Action::Kill { index: 0 }], "the probe's own grace period");
+    let actions = bench.exited(0, 0, 137);
+    assert_eq!(deeds(&actions), [Action::StartContainer { index: 0, attempt: 1 }]);
+}
+
+#[test]
+fn an_exit_that_overtakes_the_start_is_not_lost() {
+    let mut bench = Bench::new(r#"{"restartPolicy":"Never","containers":[{"name":"app"}]}"#);
+    bench.sandbox();
+    assert_eq!(bench.exited(0, 0, 0), [], "the start is still under way");
+    let actions = bench.started(0, 0);
+    assert_eq!(deeds(&actions), [Action::TeardownSandbox]);
+    assert_eq!(bench.state.phase, Phase::Succeeded);
+}
+
+#[test]
+fn a_missing_image_backs_off_and_recovers() {
+    let mut bench = Bench::new(r#"{"containers":[{"name":"app","image":"x"}]}"#);
+    bench.sandbox();
+    let failure =
+        StartFailure::NotMade { reason: "ErrImagePull".into(), message: "no such image".into() };
+    bench.send(Event::StartFailed { index: 0, attempt: 0, failure });
+    let reason = |bench: &Bench| match &bench.state.containers[0].life {
+        Life::Waiting { reason, .. } => reason.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(reason(&bench), "ErrImagePull");
+    assert_eq!(reports(&bench.wait(1)), ["BackOff", "Failed"]);
+    assert_eq!(reason(&bench), "ImagePullBackOff");
+    assert_eq!(
+        bench.wait(9),
+        [Action::StartContainer { index: 0, attempt: 0 }],
+        "no attempt was used up"
+    );
+}
+
+#[test]
+fn a_lost_supervisor_means_a_new_sandbox_and_a_restart() {
+    let mut bench = Bench::new(ONE);
+    bench.sandbox();
+    bench.started(0, 0);
+    let actions = bench.send(Event::SupervisorLost);
+    assert_eq!(deeds(&actions), [Action::TeardownSandbox]);
+    assert_eq!(bench.send(Event::TornDown), [Action::SetupSandbox]);
+    let actions = bench.send(Event::SandboxReady { address: None });
+    assert_eq!(actions, [Action::StartContainer { index: 0, attempt: 1 }]);
+    bench.started(0, 1);
+    let container = &bench.state.containers[0];
+    assert_eq!((container.restart_count, container.last.as_ref().unwrap().exit_code), (1, 137));
+}
+
+#[test]
+fn deletion_while_a_start_is_under_way_stops_what_comes_of_it() {
+    let mut bench = Bench::new(ONE);
+    bench.sandbox();
+    assert_eq!(bench.send(Event::Deleted { grace: Duration::from_secs(5) }), []);
+    assert_eq!(deeds(&bench.started(0, 0)), [Action::Terminate { index: 0 }]);
+    assert_eq!(bench.exited(0, 0, 0), [Action::TeardownSandbox]);
+}
+
+#[test]
+fn deletion_before_anything_was_made() {
+    let mut bench = Bench::new(ONE);
+    bench.send(Event::Deleted { grace: Duration::from_secs(5) });
+    assert_eq!(bench.send(Event::SandboxReady { address: None }), [Action::TeardownSandbox]);
+    assert_eq!(bench.send(Event::TornDown), [Action::Clean]);
+}
+
+#[test]
+fn a_shorter_grace_period_counts_and_a_longer_one_does_not() {
+    let mut bench = Bench::new(ONE);
+    bench.sandbox();
+    bench.started(0, 0);
+    bench.send(Event::Deleted { grace: Duration::from_secs(30) });
+    bench.send(Event::Deleted { grace: Duration::from_secs(60) });
+    assert_eq!(bench.send(Event::Deleted { grace: Duration::ZERO }), [Action::Kill { index: 0 }]);
+}
+
+#[test]
+fn the_pre_stop_hook_comes_first_and_has_the_same_deadline() {
+    let mut bench = Bench::new(
+        r#"{"containers":[{"name":"app","lifecycle":{"preStop":{"exec":{"command":["x"]}}}}]}"#,
+    );
+    bench.sandbox();
+    bench.started(0, 0);
+    let grace = Duration::from_secs(10);
+    let actions = bench.send(Event::Deleted { grace });
+    assert_eq!(deeds(&actions), [Action::PreStop { index: 0, attempt: 0, limit: grace }]);
+    bench.wait(9);
+    let done = Event::PreStopDone { index: 0, attempt: 0, error: None };
+    assert_eq!(bench.send(done), [Action::Terminate { index: 0 }]);
+    assert_eq!(bench.wait(1), [], "two seconds after a hook that took long");
+    assert_eq!(bench.wait(1), [Action::Kill { index: 0 }]);
+}
+
+#[test]
+fn the_active_deadline_fails_the_pod() {
+    let mut bench = Bench::new(r#"{"activeDeadlineSeconds":5,"containers":[{"name":"app"}]}"#);
+    bench.sandbox();
+    bench.started(0, 0);
+    let actions = bench.wait(5);
+    assert_eq!(reports(&actions), ["DeadlineExceeded", "Killing"]);
+    bench.exited(0, 0, 0);
+    assert_eq!(
+        (bench.state.phase, bench.state.reason.as_deref()),
+        (Phase::Failed, Some("DeadlineExceeded"))
+    );
+}
+
+#[test]
+fn what_fails_is_tried_again() {
+    let mut bench = Bench::new(ONE);
+    let failed = Event::SandboxFailed { reason: "FailedMount", message: "no".into() };
+    assert_eq!(reports(&bench.send(failed)), ["FailedMount"]);
+    assert_eq!(bench.wait(9), []);
+    assert_eq!(bench.wait(1), [Action::SetupSandbox]);
+    bench.sandbox();
+    bench.started(0, 0);
+    bench.send(Event::Deleted { grace: Duration::from_secs(1) });
+    bench.exited(0, 0, 0);
+    bench.send(Event::TeardownFailed { message: "busy".into() });
+    let at = next_wakeup(&bench.state, bench.now).expect("a retry") - bench.now.mono;
+    assert_eq!(bench.wait(at.as_secs()), [Action::TeardownSandbox]);
+    bench.send(Event::TornDown);
+    bench.send(Event::CleanFailed { message: "busy".into() });
+    let at = next_wakeup(&bench.state, bench.now).expect("a retry") - bench.now.mono;
+    assert_eq!(bench.wait(at.as_secs()), [Action::Clean]);
+}
+
+#[test]
+fn a_refused_pod_starts_nothing() {
+    for (policy, phase) in [("Always", Phase::Pending), ("Never", Phase::Failed)] {
+        let spec = format!(r#"{{"restartPolicy":"{policy}","containers":[{{"name":"app"}}]}}"#);
+        let mut state = PodState::new(plan(&spec), MachineOptions::default(), at(0));
+        state.refuse("no");
+        assert_eq!(step(&mut state, Event::Tick, at(0)), [], "{policy}");
+        assert_eq!(state.phase, phase, "{policy}");
+        let actions = step(&mut state, Event::Deleted { grace: Duration::ZERO }, at(1));
+        assert_eq!(actions, [Action::Clean], "{policy}");
+    }
+}
+
+/// A world that does what it is told, in any order and with any result.
+#[derive(Debug, Clone)]
+enum Move {
+    /// Answer one of the actions that are under way.
+    Answer {
+        which: prop::sample::Index,
+        good: bool,
+    },
+    Exit {
+        which: prop::sample::Index,
+        code: i32,
+    },
+    Wait(u64),
+    Delete(u64),
+    ObjectGone,
+    SupervisorDies,
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let any_move = prop_oneof![
+        6 => (any::<prop::sample::Index>(), prop::bool::weighted(0.8))
+            .prop_map(|(which, good)| Move::Answer { which, good }),
+        3 => (any::<prop::sample::Index>(), 0..2i32).prop_map(|(which, code)| Move::Exit { which, code }),
+        2 => (0..40u64).prop_map(Move::Wait),
+        1 => (0..40u64).prop_map(Move::Delete),
+        1 => Just(Move::ObjectGone),
+        1 => Just(Move::SupervisorDies),
+    ];
+    prop::collection::vec(any_move, 0..80)
+}
+
+/// What is really there, as opposed to what the machine believes.
+struct World {
+    bench: Bench,
+    pending: Vec<Action>,
+    /// Containers that live: index, attempt.
+    running: Vec<(usize, u32)>,
+    highest: Vec<Option<u32>>,
+    phase: Phase,
+}
+
+impl World {
+    fn new(spec: &str) -> Self {
+        let bench = Bench::new(spec);
+        let count = bench.state.containers.len();
+        let pending = deeds(&bench.log);
+        Self {
+            bench,
+            pending,
+            running: Vec::new(),
+            highest: vec![None; count],
+            phase: Phase::Pending,
+        }
+    }
+
+    fn send(&mut self, event: Event) {
+        let actions = self.bench.send(event);
+        for action in deeds(&actions) {
+            match action {
+                Action::StartContainer { index, attempt } => self.check_start(index, attempt),
+                Action::SetupSandbox | Action::TeardownSandbox => {
+                    assert!(!self.pending.contains(&action), "{action:?} is under way already");
+                    assert!(
+                        self.running.is_empty(),
+                        "{action:?} with live containers {:?}",
+                        self.running
+                    );
+                }
+                Action::Clean | Action::DeleteObject => {
+                    assert!(!self.pending.contains(&action), "{action:?} is under way already");
+                    assert!(
+                        self.bench.state.is_deleted(),
+                        "{action:?} of a Pod that is not deleted"
+                    );
+                    assert!(matches!(self.bench.state.sandbox, Sandbox::Absent { .. }));
+                }
+                _ => {}
+            }
+            self.pending.push(action);
+        }
+        let phase = self.bench.state.phase;
+        assert!(phase >= self.phase, "{:?} → {phase:?}", self.phase);
+        assert!(!self.phase.is_terminal() || phase == self.phase, "{:?} → {phase:?}", self.phase);
+        self.phase = phase;
+    }
+
+    fn check_start(&mut self, index: usize, attempt: u32) {
+        assert!(self.running.iter().all(|(running, _)| *running != index), "{index} runs already");
+        let starting = |action: &Action| matches!(action, Action::StartContainer { index: other, .. } if *other == index);
+        assert!(!self.pending.iter().any(starting), "{index} is being started already");
+        assert!(
+            self.highest[index].is_none_or(|before| before < attempt),
+            "attempt {attempt} of {index} again"
+        );
+        assert!(self.bench.state.stop.is_none(), "a start in a Pod that stops");
+        assert!(
+            matches!(self.bench.state.sandbox, Sandbox::Ready { .. }),
+            "a start without a sandbox"
+        );
+    }
+
+    fn answer(&mut self, action: Action, good: bool) {
+        match action {
+            Action::SetupSandbox if good => self.send(Event::SandboxReady { address: None }),
+            Action::SetupSandbox => {
+                self.send(Event::SandboxFailed { reason: "FailedMount", message: String::new() });
+            }
+            Action::TeardownSandbox if good => self.send(Event::TornDown),
+            Action::TeardownSandbox => self.send(Event::TeardownFailed { message: String::new() }),
+            Action::StartContainer { index, attempt } => self.answer_start(index, attempt, good),
+            Action::PreStop { index, attempt, .. } => {
+                self.send(Event::PreStopDone { index, attempt, error: None });
+            }
+            Action::Terminate { index } if !good => drop(index),
+            Action::Terminate { index } | Action::Kill { index } => {
+                if let Some(at) = self.running.iter().position(|(running, _)| *running == index) {
+                    self.exit(at, 137);
+                }
+            }
+            Action::Probe { index, attempt, kind } => {
+                let outcome = if good { Outcome::Success } else { Outcome::Failure(String::new()) };
+                self.send(Event::Probed { index, attempt, kind, outcome });
+            }
+            Action::Clean if good => self.send(Event::Cleaned),
+            Action::Clean => self.send(Event::CleanFailed { message: String::new() }),
+            Action::DeleteObject if good => {
+                self.send(Event::ObjectDeleted);
+                self.send(Event::ObjectGone);
+            }
+            Action::DeleteObject => self.send(Event::DeleteFailed),
+            Action::Report(_) => {}
+        }
+    }
+
+    fn answer_start(&mut self, index: usize, attempt: u32, good: bool) {
+        // Nothing starts where no supervisor is.
+        if good && matches!(self.bench.state.sandbox, Sandbox::Ready { .. }) {
+            self.highest[index] = Some(attempt);
+            self.running.push((index, attempt));
+            let started_at = self.bench.now.wall;
+            self.send(Event::Started {
+                index,
+                attempt,
+                id: format!("{index}-{attempt}"),
+                started_at,
+            });
+        } else {
+            let failure = StartFailure::NotMade {
+                reason: "CreateContainerError".into(),
+                message: String::new(),
+            };
+            self.send(Event::StartFailed { index, attempt, failure });
+        }
+    }
+
+    fn exit(&mut self, at: usize, code: i32) {
+        let (index, attempt) = self.running.remove(at);
+        let mut termination = killed("i", None, self.bench.now.wall);
+        termination.exit_code = code;
+        self.send(Event::Exited { index, attempt, termination });
+    }
+
+    fn make(&mut self, one: Move) {
+        match one {
+            Move::Answer { which, good } if !self.pending.is_empty() => {
+                let action = self.pending.remove(which.index(self.pending.len()));
+                self.answer(action, good);
+            }
+            Move::Exit { which, code } if !self.running.is_empty() => {
+                self.exit(which.index(self.running.len()), code);
+            }
+            Move::Wait(seconds) => self.wait(seconds),
+            Move::Delete(grace) => self.send(Event::Deleted { grace: Duration::from_secs(grace) }),
+            Move::ObjectGone => self.send(Event::ObjectGone),
+            Move::SupervisorDies if matches!(self.bench.state.sandbox, Sandbox::Ready { .. }) => {
+                self.running.clear();
+                self.send(Event::SupervisorLost);
+            }
+            _ => {}
+        }
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        self.bench.now = at(self.bench.now.mono.as_secs() + seconds);
+        self.send(Event::Tick);
+    }
+
+    /// Deletes the Pod and lets everything succeed; false if it does not come to an end.
+    fn finish(mut self) -> bool {
+        self.send(Event::Deleted { grace: Duration::from_secs(1) });
+        for _ in 0..1000 {
+            if self.bench.state.is_gone() {
+                return self.running.is_empty();
+            }
+            if self.pending.is_empty() {
+                match next_wakeup(&self.bench.state, self.bench.now) {
+                    Some(at) => self.wait((at.saturating_sub(self.bench.now.mono)).as_secs() + 1),
+                    None => self.send(Event::ObjectGone),
+                }
+            } else {
+                let action = self.pending.remove(0);
+                self.answer(action, true);
+            }
+        }
+        false
+    }
+}
+
+const SHAPES: [&str; 4] = [
+    ONE,
+    r#"{"restartPolicy":"OnFailure","activeDeadlineSeconds":60,"containers":[{"name":"a"},{"name":"b"}]}"#,
+    r#"{"restartPolicy":"Never","initContainers":[{"name":"i"},{"name":"s","restartPolicy":"Always"}],
+        "containers":[{"name":"a","lifecycle":{"preStop":{"exec":{}}}}]}"#,
+    r#"{"initContainers":[{"name":"i"}],"containers":[{"name":"a",
+        "livenessProbe":{"periodSeconds":1,"failureThreshold":1,"exec":{}},
+        "startupProbe":{"periodSeconds":1,"failureThreshold":2,"exec":{}}}]}"#,
+];
+
+proptest! {
+    /// Whatever happens in whatever order: no phase is rewound, nothing is started twice or in a dead sandbox, and a deleted Pod
+    /// always comes to a clean end.
+    #[test]
+    fn any_order_of_events_is_survived(shape in 0..SHAPES.len(), moves in moves()) {
+        let mut world = World::new(SHAPES[shape]);
+        for one in moves {
+            world.make(one);
+        }
+        prop_assert!(world.finish());
+    }
+}

@@ -1,0 +1,150 @@
+//! A Pod's volumes: which there are and what is in them (pure, here and in [`payload`]), and how they come to be
+//! on the host ([`atomic`], [`host`], [`mount`]).
+//!
+//! ConfigMap, Secret, downward API and projected volumes live in the run directory (memory on any usual host:
+//! secrets never reach a disk) and are rewritten when their sources change. An emptyDir lives in the data
+//! directory, with `medium: Memory` on a tmpfs of its own. Nothing here talks to the API.
+
+pub mod atomic;
+pub mod host;
+pub mod mount;
+pub mod payload;
+
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+
+use crate::container::env::Needs;
+use crate::container::mounts::VolumeBind;
+use crate::pod::qos;
+
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// The sources are not what the Pod asks for; trying again helps when they change.
+    #[error("{0}")]
+    Source(String),
+    #[error("{verb} {path:?}: {source}")]
+    Io { verb: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("volume \"{volume}\": hostPath type check failed: {path:?} is not {expected}")]
+    HostPath { volume: String, path: PathBuf, expected: &'static str },
+    #[error("volume \"{volume}\": subPath {sub_path:?}: {problem}")]
+    SubPath { volume: String, sub_path: String, problem: String },
+}
+
+pub(crate) fn io(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> VolumeError {
+    move |source| VolumeError::Io { verb, path: path.to_owned(), source }
+}
+
+/// Where one Pod's volumes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// Below the data directory: survives a reboot.
+    pub data: PathBuf,
+    /// Below the run directory.
+    pub run: PathBuf,
+}
+
+/// What a volume is, as far as the host is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Medium {
+    /// Files written by [`atomic`].
+    Payload,
+    Directory,
+    /// Bytes; None for the kernel's default, half of the memory.
+    Memory {
+        limit: Option<u64>,
+    },
+    HostPath {
+        path: PathBuf,
+        kind: String,
+    },
+}
+
+pub fn medium(volume: &Volume) -> Medium {
+    if let Some(host) = &volume.host_path {
+        return Medium::HostPath {
+            path: host.path.clone().into(),
+            kind: host.type_.clone().unwrap_or_default(),
+        };
+    }
+    match &volume.empty_dir {
+        Some(empty) if empty.medium.as_deref() == Some("Memory") => {
+            let limit = empty.size_limit.as_ref().and_then(|limit| qos::millis(&limit.0));
+            Medium::Memory {
+                limit: limit
+                    .and_then(|millis| u64::try_from(millis / 1000).ok())
+                    .filter(|bytes| *bytes > 0),
+            }
+        }
+        Some(_) => Medium::Directory,
+        None => Medium::Payload,
+    }
+}
+
+/// Where the volume's content is on the host.
+pub fn location(volume: &Volume, places: &Places) -> PathBuf {
+    match medium(volume) {
+        Medium::Payload => places.run.join("volumes").join(&volume.name),
+        Medium::Memory { .. } => places.run.join("memory").join(&volume.name),
+        Medium::Directory => places.data.join("volumes").join(&volume.name),
+        Medium::HostPath { path, .. } => path,
+    }
+}
+
+/// Which ConfigMaps and Secrets the Pod's volumes refer to.
+pub fn needs(pod: &Pod) -> Needs {
+    let mut needs = Needs::default();
+    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        needs.config_maps.extend(volume.config_map.iter().map(|source| source.name.clone()));
+        needs.secrets.extend(volume.secret.iter().filter_map(|source| source.secret_name.clone()));
+        for source in
+            volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten())
+        {
+            needs.config_maps.extend(source.config_map.iter().map(|source| source.name.clone()));
+            needs.secrets.extend(source.secret.iter().map(|source| source.name.clone()));
+        }
+    }
+    for list in [&mut needs.config_maps, &mut needs.secrets] {
+        list.sort();
+        list.dedup();
+    }
+    needs
+}
+
+/// One `volumeMounts` entry with its volume found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mounted<'a> {
+    pub volume: &'a Volume,
+    pub bind: VolumeBind,
+    pub sub_path: Option<String>,
+}
+
+/// What a container wants mounted; sources are not resolved below the volume's root yet (see [`mount::sub_path`]).
+pub fn mounted<'a>(
+    pod: &'a Pod,
+    container: &Container,
+    places: &Places,
+) -> Result<Vec<Mounted<'a>>, VolumeError> {
+    let volumes = || pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let one = |mount: &k8s_openapi::api::core::v1::VolumeMount| {
+        let volume = volumes().find(|volume| volume.name == mount.name);
+        let volume = volume
+            .ok_or_else(|| VolumeError::Source(format!("volume \"{}\" not found", mount.name)))?;
+        // Written by the agent only, as upstream.
+        let read_only = mount.read_only.unwrap_or(false) || medium(volume) == Medium::Payload;
+        let destination = Path::new("/").join(&mount.mount_path);
+        let bind = VolumeBind { source: location(volume, places), destination, read_only };
+        Ok(Mounted {
+            volume,
+            bind,
+            sub_path: mount.sub_path.clone().filter(|path| !path.is_empty()),
+        })
+    };
+    container.volume_mounts.iter().flatten().map(one).collect()
+}
+
+/// The group that owns the Pod's own volumes.
+pub fn group(pod: &Pod) -> Option<u32> {
+    let context = pod.spec.as_ref()?.security_context.as_ref()?;
+    context.fs_group.and_then(|group| u32::try_from(group).ok())
+}
