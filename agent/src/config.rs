@@ -58,7 +58,7 @@ pub struct Settings {
     #[arg(long, value_name = "PORT")]
     pub kubelet_port: Option<u16>,
     /// What is logged to standard error: error, warn, info, debug, trace, or directives as in
-    /// RUST_LOG [default: info]
+    /// RUST_LOG [default: info, with --demo warn]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
 }
@@ -87,7 +87,8 @@ pub struct Config {
     pub secure_port: u16,
     pub bind_address: IpAddr,
     pub kubelet_port: u16,
-    pub log_level: String,
+    /// Without it: info, and warn where a person watches the demo.
+    pub log_level: Option<String>,
 }
 
 /// Why settings make no configuration.
@@ -151,7 +152,7 @@ impl Settings {
             secure_port: port("secure-port", self.secure_port.unwrap_or(6443))?,
             bind_address: self.bind_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
             kubelet_port: port("kubelet-port", self.kubelet_port.unwrap_or(10250))?,
-            log_level: self.log_level.unwrap_or_else(|| "info".into()),
+            log_level: self.log_level,
         };
         config.consistent()
     }
@@ -176,7 +177,7 @@ impl Config {
             secure_port: Some(self.secure_port),
             bind_address: Some(self.bind_address),
             kubelet_port: Some(self.kubelet_port),
-            log_level: Some(self.log_level.clone()),
+            log_level: self.log_level.clone(),
         }
     }
 

@@ -18,10 +18,23 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// that the process had.
 pub(crate) fn run(given: Settings) -> Result<ExitCode, Failure> {
     let data_dir = given.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into());
-    let last = lock::holder(&data_dir).map(|holder| holder.settings).unwrap_or_default();
-    let _config = given.or(last).check(&facts()?)?;
-    let _lock = stop(&data_dir)?;
-    Err("`kobune down` is not built yet".into())
+    let last = lock::holder(&data_dir).map(|holder| holder.settings);
+    if last.is_none() && given.run_dir.is_none() && data_dir != Path::new(DEFAULT_DATA_DIR) {
+        // The default run directory may well be another node's.
+        println!("nothing runs or ran on data directory {data_dir:?}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = given.or(last.unwrap_or_default()).check(&facts()?)?;
+    let mut lock = stop(&data_dir)?;
+    let left = super::run(async { Ok(super::node::teardown(&config).await) })?;
+    if left.is_empty() {
+        lock.write(None)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for trouble in &left {
+        eprintln!("kobune: {trouble}");
+    }
+    Err("not everything could be taken down".into())
 }
 
 /// Ask the holder to end, wait until it has, and take its place.

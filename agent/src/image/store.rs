@@ -159,16 +159,32 @@ impl ImageStore {
         }
         let target = staged.join("fs");
         std::fs::create_dir_all(&target).map_err(Error::io("create directory", &target))?;
-        let mut compressed = HashingReader::new(archive.reader(&blob.name)?);
-        let mut plain = HashingReader::new(decompress(&blob.name, &mut compressed)?);
-        let size = unpack::layer(&mut plain, &target, self.limits)?;
-        let read = |e| Error::io("read", &blob.name)(e);
-        check(&blob.name, diff_id, plain.finish().map_err(read)?)?;
-        if let Some(expected) = &blob.digest {
-            check(&blob.name, expected, compressed.finish().map_err(read)?)?;
-        }
+        let size = match &blob.digest {
+            None => self.unpack(&blob.name, archive.reader(&blob.name)?, diff_id, &target)?,
+            Some(expected) => {
+                let mut blob_stream = HashingReader::new(archive.reader(&blob.name)?);
+                let size = self.unpack(&blob.name, &mut blob_stream, diff_id, &target)?;
+                let actual = blob_stream.finish().map_err(Error::io("read", &blob.name))?;
+                check(&blob.name, expected, actual)?;
+                size
+            }
+        };
         let record = LayerRecord { diff_id: diff_id.to_string(), size };
         write_json(&staged.join("layer.json"), &record)
+    }
+
+    /// Unpack a layer that must have this diffID; the answer is its size.
+    fn unpack(
+        &self,
+        name: &str,
+        stream: impl Read,
+        diff_id: &Digest,
+        target: &Path,
+    ) -> Result<u64> {
+        let mut plain = HashingReader::new(decompress(name, stream)?);
+        let size = unpack::layer(&mut plain, target, self.limits)?;
+        check(name, diff_id, plain.finish().map_err(Error::io("read", name))?)?;
+        Ok(size)
     }
 
     /// Make what was staged visible: flush, rename layers, write configurations, then the index.

@@ -1,22 +1,19 @@
 //! Reads a log to its end and, when asked to follow, on from there until the container has ended.
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use bytes::Bytes;
-use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags, add_watch, init};
-use rustix::io::Errno;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 
 use super::file::LogFile;
 use super::format::Formatter;
 use super::{Job, LogError};
 
 /// Changes in a log's directory.
-struct Changes(AsyncFd<OwnedFd>);
+struct Changes(pipe::Receiver);
 
 /// Read a log as `job` says; returns when all was said, nobody listens any more, or it cannot be read.
 pub(crate) async fn stream(job: Job) -> Result<(), LogError> {
@@ -26,11 +23,11 @@ pub(crate) async fn stream(job: Job) -> Result<(), LogError> {
         move |source| LogError { verb, path, source }
     };
     // Watching begins before reading does: nothing falls in between.
-    let changes = match job.options.follow {
+    let mut changes = match job.options.follow {
         true => Some(Changes::watch(&path).map_err(fail("watch"))?),
         false => None,
     };
-    let Some(mut reader) = open(&job, changes.as_ref()).await.map_err(fail("open"))? else {
+    let Some(mut reader) = open(&job, changes.as_mut()).await.map_err(fail("open"))? else {
         return Ok(());
     };
     loop {
@@ -47,7 +44,7 @@ pub(crate) async fn stream(job: Job) -> Result<(), LogError> {
         if reader.formatter.is_done() {
             return Ok(());
         }
-        match &changes {
+        match &mut changes {
             Some(changes) if !ended => {
                 tokio::select! {
                     result = changes.wait() => result.map_err(fail("watch"))?,
@@ -67,7 +64,7 @@ struct LogReader {
 }
 
 /// Open the log. A follower waits for one that is not there yet.
-async fn open(job: &Job, changes: Option<&Changes>) -> io::Result<Option<LogReader>> {
+async fn open(job: &Job, mut changes: Option<&mut Changes>) -> io::Result<Option<LogReader>> {
     loop {
         let ended = job.ended.is_cancelled();
         let (path, options) = (job.path.clone(), job.options.clone());
@@ -76,7 +73,7 @@ async fn open(job: &Job, changes: Option<&Changes>) -> io::Result<Option<LogRead
                 let formatter = Formatter::new(job.options.clone());
                 return Ok(Some(LogReader { file, formatter }));
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => match changes {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => match &mut changes {
                 Some(changes) if !ended => tokio::select! {
                     result = changes.wait() => result?,
                     () = job.ended.cancelled() => {}
@@ -118,34 +115,14 @@ impl Changes {
         let inotify = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let flags = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
         add_watch(&inotify, directory, flags | WatchFlags::DELETE_SELF | WatchFlags::ONLYDIR)?;
-        Ok(Self(AsyncFd::try_with_interest(inotify, Interest::READABLE)?))
+        // To tokio it is a descriptor with bytes to read, as a pipe is.
+        Ok(Self(pipe::Receiver::from_owned_fd_unchecked(inotify)?))
     }
 
-    /// Until something has changed since the last call.
-    async fn wait(&self) -> io::Result<()> {
-        loop {
-            let mut ready = self.0.readable().await?;
-            let drained = ready.try_io(|fd| drain(fd.get_ref()));
-            match drained {
-                Ok(result) => return result,
-                Err(_would_block) => {}
-            }
-        }
-    }
-}
-
-/// Take all events that wait; an error `WouldBlock` if there were none.
-fn drain(inotify: &OwnedFd) -> io::Result<()> {
-    let mut buf = [MaybeUninit::uninit(); 4096];
-    let mut reader = Reader::new(inotify, &mut buf);
-    let mut any = false;
-    loop {
-        match reader.next() {
-            Ok(_) => any = true,
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if any => return Ok(()),
-            Err(e) => return Err(e.into()),
-        }
+    /// Until something has changed since the last call. What it was does not matter.
+    async fn wait(&mut self) -> io::Result<()> {
+        let mut events = [0; 4096];
+        self.0.read(&mut events).await.map(drop)
     }
 }
 
