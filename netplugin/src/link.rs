@@ -12,7 +12,7 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
-    LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
@@ -41,6 +41,8 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) kind: Option<InfoKind>,
     pub(crate) mac: Vec<u8>,
+    /// Frames pass: it is up, has a carrier, and the kernel has acted on that.
+    pub(crate) operational: bool,
 }
 
 /// A socket for links, addresses and routes of one network namespace.
@@ -177,10 +179,12 @@ fn local_address(message: &AddressMessage) -> Option<(Ipv4Addr, u8)> {
 }
 
 fn describe(message: LinkMessage) -> Link {
-    let mut link = Link { index: message.header.index, kind: None, mac: Vec::new() };
+    let index = message.header.index;
+    let mut link = Link { index, kind: None, mac: Vec::new(), operational: false };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::Address(mac) => link.mac = mac,
+            LinkAttribute::OperState(state) => link.operational = state == State::Up,
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.into_iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind),

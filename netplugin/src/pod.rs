@@ -12,6 +12,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use crate::host::tolerate_absence;
 use crate::leases::Leases;
@@ -61,6 +62,7 @@ fn host_interface(address: Ipv4Addr) -> String {
 }
 
 fn connect(config: &HostConfig, request: &PodRequest, network: &PodNetwork) -> Result<(), Error> {
+    let mut host = Links::open()?;
     let mut pod = enter(&request.netns)?;
     let index = match pod.find(POD_INTERFACE)? {
         Some(found) if found.mac == network.mac => found.index,
@@ -70,7 +72,7 @@ fn connect(config: &HostConfig, request: &PodRequest, network: &PodNetwork) -> R
             return Err(Error::BadName { what: "network namespace", value, problem });
         }
         None => {
-            plug(config, network)?;
+            plug(config, network, &mut host)?;
             pod.find(POD_INTERFACE)?.map(|found| found.index).ok_or_else(|| Error::Decode {
                 what: format!("look up link {POD_INTERFACE:?}"),
                 detail: "created but not there".into(),
@@ -83,9 +85,27 @@ fn connect(config: &HostConfig, request: &PodRequest, network: &PodNetwork) -> R
         link::add_address(index, network.address, 32),
         link::add_default_route(index, network.gateway),
     ])
+    .and_then(|()| await_carrier(&mut host, &network.host_interface))
+    // The bridge itself has a carrier only since its first port forwards.
+    .and_then(|()| await_carrier(&mut host, &config.bridge))
     .inspect_err(|_| {
         let _ = delete_cable(&network.host_interface);
     })
+}
+
+/// Waits until frames pass through a link of the host. The kernel lets a bridge port forward only when a worker
+/// of its own has seen the carrier; a packet sent before is lost, and is sent again only after a
+/// second. Newer kernels (6.8) do that work when somebody asks for the link, so that the first
+/// question suffices; older ones are asked again. A carrier that is late is no error.
+fn await_carrier(host: &mut Links, name: &str) -> Result<(), Error> {
+    const ATTEMPTS: u32 = 200;
+    for _ in 0..ATTEMPTS {
+        if host.find(name)?.is_none_or(|link| link.operational) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// A socket in the Pod's namespace, which is made if absent.
@@ -112,8 +132,7 @@ fn enter(name: &str) -> Result<Links, Error> {
 }
 
 /// Creates the cable from the host's side.
-fn plug(config: &HostConfig, network: &PodNetwork) -> Result<(), Error> {
-    let mut links = Links::open()?;
+fn plug(config: &HostConfig, network: &PodNetwork, links: &mut Links) -> Result<(), Error> {
     let bridge = links.find(&config.bridge)?.ok_or_else(|| Error::BadName {
         what: "bridge",
         value: config.bridge.clone(),

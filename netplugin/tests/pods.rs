@@ -3,8 +3,11 @@
 mod host;
 
 use std::fs;
+use std::time::{Duration, Instant};
 
-use host::{ask, config, connect, eventually, machine, run, state_of_the_machine, three_pods};
+use host::{
+    ask, config, connect, eventually, eventually_as, machine, run, state_of_the_machine, three_pods,
+};
 use kobune_netplugin::{Error, PodRequest, host as host_side, netns, pod};
 
 #[test]
@@ -57,7 +60,7 @@ fn a_second_setup_changes_nothing() {
         host_side::setup(&config()).unwrap();
         let again = connect("one");
         assert_eq!(again.network, one.network);
-        assert_eq!(state_of_the_machine(), before);
+        eventually_as(&before);
         assert_eq!(ask(one.address(), 8080).unwrap(), "one 10.244.0.1");
     });
 }
@@ -82,7 +85,38 @@ fn teardown_leaves_nothing() {
         host_side::teardown(&config()).unwrap();
         host_side::teardown(&config()).unwrap();
         fs::remove_dir("/run/kobune").unwrap();
-        eventually("as before", || state_of_the_machine() == untouched);
+        eventually_as(&untouched);
+    });
+}
+
+#[test]
+fn many_pods_come_and_go_at_once() {
+    machine(|| {
+        host_side::setup(&config()).unwrap();
+        let at_once = |work: fn(usize)| {
+            std::thread::scope(|scope| {
+                (0..24).for_each(|n| drop(scope.spawn(move || work(n))));
+            });
+        };
+        for _ in 0..2 {
+            at_once(|n| {
+                let pod = connect(&format!("p{n}"));
+                pod.serve(8080);
+                let start = Instant::now();
+                assert_eq!(ask(pod.address(), 8080).unwrap(), format!("p{n} 10.244.0.1"));
+                // A lost first packet would be sent again after a second.
+                assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+            });
+            let names = run("ip", &["netns"]);
+            assert_eq!(names.lines().count(), 24);
+            at_once(|n| {
+                let name = format!("p{n}");
+                pod::teardown(&config(), &format!("uid-of-{name}"), &name).unwrap();
+            });
+            assert_eq!(run("ip", &["netns"]), "");
+            let left = fs::read_dir(format!("{}/leases", host::STATE)).unwrap().count();
+            assert_eq!(left, 0);
+        }
     });
 }
 

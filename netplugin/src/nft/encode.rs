@@ -137,6 +137,7 @@ impl Batch {
                 None => {}
             }
             number(out, 10, id);
+            attribute(out, 13, &byte_orders(set));
         });
     }
 
@@ -241,11 +242,37 @@ fn element(out: &mut Vec<u8>, element: &Element) {
     }
 }
 
+/// What `nft` stores to know how to print keys and values that are not concatenations.
+fn byte_orders(set: &Set) -> Vec<u8> {
+    let mut out = entry(0, &byte_order(set.key).to_ne_bytes());
+    if let Some(Data::Value(types)) = set.data {
+        out.extend(entry(1, &byte_order(types).to_ne_bytes()));
+    }
+    out
+}
+
+fn byte_order(types: &[Type]) -> u32 {
+    const MIXED: u32 = 0;
+    const HOST: u32 = 1;
+    const BIG_ENDIAN: u32 = 2;
+    match types {
+        [Type::Mark] => HOST,
+        [_] => BIG_ENDIAN,
+        _ => MIXED,
+    }
+}
+
 /// What `nft` stores for `comment "…"`.
 fn comment(text: &str) -> Vec<u8> {
-    let mut out = vec![0, (text.len() + 1) as u8];
-    out.extend(text.as_bytes());
-    out.push(0);
+    let mut value = text.as_bytes().to_vec();
+    value.push(0);
+    entry(0, &value)
+}
+
+/// One entry of user data, which is `nft`'s own: the kernel only keeps it.
+fn entry(kind: u8, value: &[u8]) -> Vec<u8> {
+    let mut out = vec![kind, value.len() as u8];
+    out.extend(value);
     out
 }
 

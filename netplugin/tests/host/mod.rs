@@ -63,7 +63,8 @@ pub fn state_of_the_machine() -> String {
     let mut all = String::new();
     for arguments in [
         &["-o", "link"][..],
-        &["-o", "addr"],
+        // IPv6 addresses come and go with links, and change by themselves for a while.
+        &["-4", "-o", "addr"],
         &["-4", "route", "show", "table", "all"],
         &["rule"],
         &["netns"],
@@ -98,6 +99,21 @@ fn walk(directory: &str) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+/// Waits until the machine is as it was; says what is not.
+pub fn eventually_as(before: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let now = state_of_the_machine();
+        if now == before {
+            return;
+        }
+        let lost: Vec<_> = before.lines().filter(|line| !now.contains(line)).collect();
+        let left: Vec<_> = now.lines().filter(|line| !before.contains(line)).collect();
+        assert!(Instant::now() < deadline, "lost: {lost:#?}\nleft: {left:#?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Repeats `check` until it holds; namespaces die in the background.
