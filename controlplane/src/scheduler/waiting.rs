@@ -7,8 +7,9 @@
 //!                  │  └────── backing off ←───┴──────────────────┤ stir, before
 //!                  └─────────────────────────────────────────────┘
 //! ```
-//! *stir*: something changed that may make room. *retry*: the decision could not be written. The time between
-//! two tries of a Pod doubles from one second up to ten.
+//! *stir*: something changed that may make room. *retry*: the decision could not be written. The first
+//! retry comes as soon as something changes (a node that is just coming up); after that the time between two
+//! tries doubles from one second up to ten, so that a busy cluster does not try everybody all the time.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -163,5 +164,8 @@ impl Waiting {
 }
 
 fn back_off(tries: u32) -> Duration {
-    FIRST_BACK_OFF.saturating_mul(1 << tries.saturating_sub(1).min(8)).min(LAST_BACK_OFF)
+    match tries {
+        0 | 1 => Duration::ZERO,
+        more => FIRST_BACK_OFF.saturating_mul(1 << (more - 2).min(8)).min(LAST_BACK_OFF),
+    }
 }
