@@ -12,7 +12,7 @@
 //! tries doubles from one second up to ten, so that a busy cluster does not try everybody all the time.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +53,7 @@ pub(super) struct Waiting {
     pods: HashMap<Uid, Pending>,
     active: BTreeSet<Rank>,
     timed: BTreeSet<(Instant, Uid)>,
+    parked: HashSet<Uid>,
     turns: u64,
 }
 
@@ -104,23 +105,22 @@ impl Waiting {
         if let Some(pending) = self.deciding(uid) {
             pending.not_before = Some(now + back_off(pending.tries));
             pending.place = Place::Parked;
+            self.parked.insert(uid.into());
         }
     }
 
     /// The decision could not be written: try again.
     pub(super) fn retry(&mut self, uid: &str, now: Instant) {
-        if let Some(pending) = self.deciding(uid) {
-            pending.not_before = Some(now + back_off(pending.tries));
-            pending.place = Place::Parked;
+        if self.deciding(uid).is_some() {
+            self.refuse(uid, now);
+            self.parked.remove(uid);
             self.wake(uid, now);
         }
     }
 
     /// Something changed: whoever was refused may fit now.
     pub(super) fn stir(&mut self, now: Instant) {
-        let parked =
-            |(uid, pod): (&Uid, &Pending)| (pod.place == Place::Parked).then(|| uid.clone());
-        let parked: Vec<Uid> = self.pods.iter().filter_map(parked).collect();
+        let parked = std::mem::take(&mut self.parked);
         parked.iter().for_each(|uid| self.wake(uid, now));
     }
 
@@ -158,6 +158,7 @@ impl Waiting {
         if let Some(at) = pending.not_before {
             self.timed.remove(&(at, uid.clone()));
         }
+        self.parked.remove(&uid);
         self.active.remove(&(Reverse(pending.priority), pending.turn, uid));
         Some(pending)
     }
