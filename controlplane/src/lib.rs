@@ -12,6 +12,7 @@ pub mod kinds;
 pub mod object;
 pub mod openapi;
 pub mod patch;
+pub mod protobuf;
 pub mod reader;
 pub mod scheduler;
 mod server;

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::accept::Encoding;
 use super::errors;
+use crate::protobuf;
 use crate::status::ApiError;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -63,6 +64,9 @@ pub fn decode(media: &str, bytes: &[u8]) -> Result<Value, ApiError> {
             let text = std::str::from_utf8(bytes).map_err(|e| wrong(e.to_string()))?;
             serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string()))?
         }
+        protobuf::MEDIA_TYPE => {
+            protobuf::decode(bytes).map_err(|e| errors::bad_request(e.to_string()))?
+        }
         other => return Err(unsupported(other)),
     };
     match value {
@@ -72,7 +76,7 @@ pub fn decode(media: &str, bytes: &[u8]) -> Result<Value, ApiError> {
 }
 
 fn unsupported(media: &str) -> ApiError {
-    let known = "application/json, application/yaml";
+    let known = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
     errors::unsupported_media_type(format!(
         "the body of the request was in an unknown format - accepted media types include: {known} (it was {media:?})"
     ))
@@ -148,8 +152,10 @@ mod tests {
         assert_eq!(value, serde_json::json!({"kind": "Pod", "spec": {"n": 1, "on": "true"}}));
         assert_eq!(decode("application/json", br#"{"a":1}"#).unwrap()["a"], 1);
         assert_eq!(decode("application/json", b"[]").unwrap_err().reason, "BadRequest");
-        let protobuf = decode("application/vnd.kubernetes.protobuf", b"k8s\0").unwrap_err();
-        assert_eq!(protobuf.code, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        let protobuf = decode("application/vnd.kubernetes.protobuf", b"{}").unwrap_err();
+        assert_eq!(protobuf.reason, "BadRequest");
+        let cbor = decode("application/cbor", b"{}").unwrap_err();
+        assert_eq!(cbor.code, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
 
     #[test]

@@ -112,10 +112,9 @@ impl Simulation {
     }
 
     fn feed(&mut self) {
-        let fresh = self.world.log[self.fed..].to_vec();
-        for event in fresh {
+        for event in self.world.log[self.fed..].to_vec() {
             self.fed += 1;
-            if self.lossy > 0 && self.fed.is_multiple_of(self.lossy) {
+            if self.lossy > 0 && self.fed % self.lossy == 0 {
                 continue;
             }
             let seen = Seen {

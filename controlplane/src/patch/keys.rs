@@ -11,8 +11,6 @@ pub struct MergeStrategy {
     pub retain_keys: bool,
 }
 
-const REPLACE: MergeStrategy = MergeStrategy { merge: false, key: "", retain_keys: false };
-
 /// (struct, field, key); an empty key merges primitives.
 const MERGED: &[(&str, &str, &str)] = &[
     ("ObjectMeta", "finalizers", ""),
@@ -64,7 +62,6 @@ pub fn merge_strategy(owner: &str, field: &str) -> MergeStrategy {
         merge: merged.is_some(),
         key: merged.map_or("", |(_, _, key)| key),
         retain_keys: RETAINED.contains(&(owner, field)),
-        ..REPLACE
     }
 }
 

@@ -10,7 +10,7 @@ use json_patch::{Patch, PatchOperation};
 use serde_json::Value;
 
 use crate::kinds::{Kind, Type, types};
-use crate::status::{ApiError, Cause};
+use crate::status::ApiError;
 
 pub use keys::{MergeStrategy, merge_strategy};
 
@@ -73,10 +73,7 @@ fn bad_request(text: String) -> ApiError {
 /// The patch is well-formed but does not fit this object.
 fn unprocessable(why: String) -> ApiError {
     let text = format!("the server rejected our request due to an error in our request: {why}");
-    let mut error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", text);
-    let reason = "UnexpectedServerResponse".to_owned();
-    error.causes.push(Cause { reason, message: why, field: String::new() });
-    error
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", text)
 }
 
 fn too_large(text: String) -> ApiError {
