@@ -64,8 +64,13 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
     let layers = Layers::of(lower, upper, work)?;
     match layers.mount_one_by_one() {
-        // `lowerdir+` is unknown before Linux 6.8.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => layers.mount_at_once(upper),
+        // `lowerdir+` is unknown before Linux 6.8. If it was not that, the first error says more.
+        Err(first) if first.kind() == io::ErrorKind::InvalidInput => {
+            layers.mount_at_once(upper).map_err(|second| match second.kind() {
+                io::ErrorKind::InvalidInput => first,
+                _ => second,
+            })
+        }
         other => other,
     }
 }

@@ -24,6 +24,9 @@ use crate::create::Message;
 use crate::sys::{pidfd, process as sys};
 use crate::wire::{self, ErrorKind, Event, Response};
 
+/// After so many quiet milliseconds memory is given back; then the loop sleeps without a timeout.
+const REST_AFTER: u16 = 1000;
+
 pub(super) struct Supervisor {
     pub(super) settings: Settings,
     core: Core,
@@ -36,6 +39,8 @@ pub(super) struct Supervisor {
     pub(super) execs: Vec<Exec>,
     inputs: VecDeque<Input>,
     buffer: Vec<u8>,
+    /// Nothing has happened since memory was given back.
+    rested: bool,
     over: bool,
 }
 
@@ -64,6 +69,7 @@ impl Supervisor {
             execs: Vec::new(),
             inputs: VecDeque::new(),
             buffer: Vec::new(),
+            rested: false,
             over: false,
         }
     }
@@ -83,11 +89,6 @@ impl Supervisor {
     }
 
     fn wait(&mut self) -> io::Result<Vec<(Source, PollFlags)>> {
-        if self.buffer.capacity() > 0 {
-            // Idle from here on, perhaps for days.
-            self.buffer = Vec::new();
-            sys::trim_heap();
-        }
         let mut sources = Vec::new();
         let mut polled = Vec::new();
         let mut add = |source, fd, flags| {
@@ -114,10 +115,18 @@ impl Supervisor {
         }
         add(Source::Listener, self.listener.as_fd(), readable);
         add(Source::Signals, self.signals.as_fd(), readable);
-        match poll(&mut polled, PollTimeout::NONE) {
+        let timeout = if self.rested { PollTimeout::NONE } else { REST_AFTER.into() };
+        let ready = match poll(&mut polled, timeout) {
             Err(nix::errno::Errno::EINTR) => return Ok(Vec::new()),
             other => other?,
         };
+        self.rested = ready == 0;
+        if self.rested {
+            // Quiet from here on, perhaps for days.
+            self.buffer = Vec::new();
+            sys::trim_heap();
+            return Ok(Vec::new());
+        }
         let events = polled.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         let mut ready: Vec<_> =
             sources.into_iter().zip(events).filter(|(_, events)| !events.is_empty()).collect();
