@@ -91,25 +91,17 @@ fn filesystem_target(root: BorrowedFd<'_>, kind: &str, destination: &Path) -> io
     Ok(target)
 }
 
-/// The container's own cgroup: a mount of cgroup2 begins at the top of our cgroup namespace, and when that is the
-/// host's, only our part of the tree is shown.
+/// The container's own cgroup: a mount of cgroup2 begins at the top of our cgroup namespace; when that is the
+/// host's, our part of the host's mount is shown instead.
 fn cgroup() -> io::Result<OwnedFd> {
-    let new = Filesystem::open("cgroup2")?;
-    new.set("source", Some("cgroup"))?;
-    let whole = new.mount(0).map_err(|error| root::explain(&new, error))?;
     let lines = std::fs::read_to_string("/proc/self/cgroup")?;
     let own = lines.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    let own = own.trim_start_matches('/');
-    if own.is_empty() {
-        return Ok(whole);
+    if own == "/" {
+        return filesystem("cgroup2", Some("cgroup"), &[]);
     }
-    let own = nix::fcntl::openat(
-        &whole,
-        own,
-        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-        nix::sys::stat::Mode::empty(),
-    )?;
-    kernel::open_tree_clone(own.as_fd(), c"", false)
+    let host = crate::cgroup::detect().map_err(|error| io::Error::other(error.to_string()))?;
+    let mount = kernel::open_tree_clone(nix::fcntl::AT_FDCWD, &path(&host.path(own))?, false)?;
+    Ok(mount)
 }
 
 /// Opens a path of the finished container, `None` when there is none: nothing to protect then.

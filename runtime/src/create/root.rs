@@ -63,16 +63,20 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 /// A detached overlay.
 fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
     let layers = Layers::of(lower, upper, work)?;
-    match layers.mount_one_by_one() {
-        // `lowerdir+` is unknown before Linux 6.8. If it was not that, the first error says more.
-        Err(first) if first.kind() == io::ErrorKind::InvalidInput => {
-            layers.mount_at_once(upper).map_err(|second| match second.kind() {
-                io::ErrorKind::InvalidInput => first,
-                _ => second,
-            })
-        }
-        other => other,
+    let release = nix::sys::utsname::uname()?;
+    // Asked for, not tried: an older kernel would complain in its log each time.
+    if knows_lowerdir_plus(&release.release().to_string_lossy()) {
+        layers.mount_one_by_one()
+    } else {
+        layers.mount_at_once(upper)
     }
+}
+
+/// Since Linux 6.8.
+fn knows_lowerdir_plus(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-']).map(|word| word.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (6, 8)
 }
 
 /// Layers under names that the kernel takes: a path that is too long goes through a descriptor.
@@ -167,5 +171,20 @@ pub(super) fn pivot(root: BorrowedFd<'_>) -> io::Result<()> {
     match nix::unistd::getcwd() {
         Ok(path) if path == Path::new("/") => Ok(()),
         _ => Err(Errno::EXDEV.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::knows_lowerdir_plus;
+
+    #[test]
+    fn kernel_versions_are_compared_as_numbers() {
+        for new in ["6.8.0", "6.18.44-x", "7.0-rc1", "6.10"] {
+            assert!(knows_lowerdir_plus(new), "{new}");
+        }
+        for old in ["6.1.0-56-cloud-amd64", "5.15.0", "6.7.12", ""] {
+            assert!(!knows_lowerdir_plus(old), "{old}");
+        }
     }
 }
