@@ -18,7 +18,7 @@ pub(crate) async fn run(api: &Api, config: &Config, address: SocketAddr) -> Resu
     for name in NAMESPACES {
         create(api, "namespaces", namespace(name)).await?;
     }
-    create(api, "services", service(config)).await?;
+    create(api, "services", service(config, address.port())).await?;
     replace(api, "endpoints", endpoints(address)).await?;
     replace(api, "endpointslices.discovery.k8s.io", slice(address)).await
 }
@@ -50,13 +50,13 @@ fn labels() -> Value {
     json!({"component": "apiserver", "provider": "kubernetes"})
 }
 
-fn service(config: &Config) -> Value {
+fn service(config: &Config, port: u16) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels()},
         "spec": {
             "type": "ClusterIP", "clusterIP": api_address(&config.service_cidr).to_string(),
-            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
         },
     })
 }

@@ -3,6 +3,7 @@
 //! Speaks the OCI runtime specification and Linux; never knows Kubernetes, networks or tokio.
 
 pub mod cgroup;
+pub mod cli;
 mod create;
 pub mod oci;
 mod plan;

@@ -3,12 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
-    match args.next() {
-        Some(word) if word == "supervisor" => kobune_runtime::supervisor::main(args),
-        _ => {
-            eprintln!("usage: kobune-runtime supervisor …");
-            ExitCode::FAILURE
-        }
+    let mut args = std::env::args_os().skip(1).peekable();
+    if args.next_if(|word| word == "supervisor").is_some() {
+        return kobune_runtime::supervisor::main(args);
     }
+    kobune_runtime::cli::main(args)
 }

@@ -1,5 +1,7 @@
 //! From a request to its answer.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode};
@@ -20,6 +22,9 @@ use crate::status::ApiError;
 
 /// Groups that may do everything, until roles are served.
 const ALLOWED: [&str; 2] = ["system:masters", "system:nodes"];
+
+/// How long a request waits for others before it is sent away.
+const QUEUED: Duration = Duration::from_secs(10);
 
 impl Api {
     /// Answers one request of an authenticated user.
@@ -48,9 +53,24 @@ impl Api {
                     "log" | "exec" | "attach" | "portforward" => {
                         self.connect(&target, &mut parts, body).await
                     }
-                    _ => self.resource(&target, &parts, body).await,
+                    _ if target.verb == Verb::Watch => {
+                        let format = accept::negotiate(&parts.headers, &target.query)?;
+                        self.answer_watch(&target, format).await
+                    }
+                    _ => {
+                        let _slot = self.slot().await?;
+                        self.resource(&target, &parts, body).await
+                    }
                 }
             }
+        }
+    }
+
+    /// The right to be worked on; 429 after a while.
+    async fn slot(&self) -> Result<tokio::sync::SemaphorePermit<'_>, ApiError> {
+        match tokio::time::timeout(QUEUED, self.slots.acquire()).await {
+            Ok(Ok(slot)) => Ok(slot),
+            _ => Err(errors::too_many_requests()),
         }
     }
 
@@ -70,7 +90,7 @@ impl Api {
         match target.verb {
             Verb::Get => self.get(place, format),
             Verb::List => self.answer_list(target, format).await,
-            Verb::Watch => self.answer_watch(target, format).await,
+            Verb::Watch => Err(errors::method_not_allowed()),
             Verb::Create | Verb::Update | Verb::Patch => {
                 let bytes = body::read(body).await?;
                 let media = body::media_type(&parts.headers);

@@ -94,6 +94,13 @@ pub(crate) fn too_large() -> ApiError {
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
 }
 
+pub(crate) fn too_many_requests() -> ApiError {
+    let message = "the server has received too many requests and has asked us to try again later";
+    let mut error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
+    error.retry_after_seconds = Some(1);
+    error
+}
+
 pub(crate) fn future_revision(asked: u64, current: u64) -> ApiError {
     let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
     let mut error = ApiError::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message);

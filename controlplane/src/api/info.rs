@@ -26,6 +26,7 @@ impl Api {
             Info::Version => return Ok(body::value(StatusCode::OK, &version())),
             _ if user.is_anonymous() => return Err(errors::unauthorized()),
             Info::Metrics => return Ok(body::text(StatusCode::OK, self.metrics())),
+            Info::OpenApi(path) if path == "v2" => return Ok(openapi_v2(parts)),
             _ => {}
         }
         let aggregated = accept::aggregated_discovery(&parts.headers);
@@ -57,7 +58,13 @@ impl Api {
             }
             _ => "application/json".into(),
         };
-        Ok(document_response(parts, &document, &media))
+        let mut response = document_response(parts, &document, &media);
+        // What is asked for by its hash never changes.
+        if matches!(info, Info::OpenApi(_)) && Query::parse(query(parts)).get("hash").is_some() {
+            let forever = HeaderValue::from_static("public, immutable, max-age=31536000");
+            response.headers_mut().insert(header::CACHE_CONTROL, forever);
+        }
+        Ok(response)
     }
 
     fn paths(&self) -> Vec<String> {
@@ -118,6 +125,38 @@ impl Api {
         let _ = writeln!(text, "kobune_store_revision {}", self.store.revision());
         text
     }
+}
+
+fn query(parts: &Parts) -> &str {
+    parts.uri.query().unwrap_or_default()
+}
+
+/// Clients ask for it with an `@` in the place of a dot, which their own media type parser refuses in answers.
+const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// The older form of OpenAPI describes nothing here: clients before 1.29 insist on the document, then go by the
+/// types that they know themselves.
+fn openapi_v2(parts: &Parts) -> Response<Body> {
+    let accept = parts.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+    if !accept.is_some_and(|a| a.contains("protobuf")) {
+        let info = json!({"title": "Kubernetes", "version": VERSION});
+        return body::value(StatusCode::OK, &json!({"swagger": "2.0", "info": info, "paths": {}}));
+    }
+    // openapi.v2.Document: swagger = 1, info = 2 { title = 1, version = 2 }, paths = 8
+    let info = [field(1, b"Kubernetes"), field(2, VERSION.as_bytes())].concat();
+    let document = [field(1, b"2.0"), field(2, &info), field(8, b"")].concat();
+    let mut response = body::json(StatusCode::OK, document);
+    let media = HeaderValue::from_static(OPENAPI_V2_PROTOBUF);
+    response.headers_mut().insert(header::CONTENT_TYPE, media);
+    response
+}
+
+/// One length-delimited protobuf field, shorter than 128 bytes.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    debug_assert!(number < 16 && bytes.len() < 128);
+    let mut out = vec![number << 3 | 2, u8::try_from(bytes.len()).unwrap_or(0)];
+    out.extend_from_slice(bytes);
+    out
 }
 
 /// `v3`, `v3/api/v1`, `v3/apis/<group>/<version>`

@@ -78,8 +78,13 @@ pub struct Api {
     nodes: Option<NodeClient>,
     /// Held while a Service gets its addresses.
     allocation: tokio::sync::Mutex<()>,
+    /// One permit per request under way, watches and connections to nodes aside.
+    slots: tokio::sync::Semaphore,
     shutdown: CancellationToken,
 }
+
+/// Requests under way at once; as many bodies may be in memory.
+const SLOTS: usize = 512;
 
 impl Api {
     /// Without `nodes`, requests that a node must answer are refused.
@@ -92,7 +97,8 @@ impl Api {
         shutdown: CancellationToken,
     ) -> Self {
         let allocation = tokio::sync::Mutex::new(());
-        Self { store, registry, config, address, nodes, allocation, shutdown }
+        let slots = tokio::sync::Semaphore::new(SLOTS);
+        Self { store, registry, config, address, nodes, allocation, slots, shutdown }
     }
 
     pub fn store(&self) -> &Arc<Store> {

@@ -269,7 +269,7 @@ mod tests {
         let mut fed = 0;
         for _ in 0..50 {
             let mut keys = Vec::new();
-            for event in world.log[fed..].to_vec() {
+            for event in &world.log[fed..] {
                 let seen = Seen {
                     resource: event.resource,
                     old: event.old.as_deref(),

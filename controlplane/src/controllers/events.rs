@@ -20,6 +20,8 @@ use crate::writer::{Change, Writer};
 /// Events that may wait to be written; more are dropped, since state lives in status and not in events.
 const WAITING: usize = 4096;
 const AT_ONCE: usize = 64;
+/// A name has at most 253 characters; the tail needs 17.
+const LONGEST_ABOUT: usize = 253 - 17;
 
 /// Where deciders leave their notes; cheap to clone.
 #[derive(Clone)]
@@ -136,7 +138,8 @@ fn name(component: &str, note: &Note) -> String {
         hash.update([0]);
     }
     let tail: String = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}.{tail}", note.about.name)
+    let about: String = note.about.name.chars().take(LONGEST_ABOUT).collect();
+    format!("{about}.{tail}")
 }
 
 #[cfg(test)]

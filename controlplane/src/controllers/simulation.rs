@@ -112,9 +112,10 @@ impl Simulation {
     }
 
     fn feed(&mut self) {
-        for event in self.world.log[self.fed..].to_vec() {
+        let fresh = self.world.log[self.fed..].to_vec();
+        for event in fresh {
             self.fed += 1;
-            if self.lossy > 0 && self.fed % self.lossy == 0 {
+            if self.lossy > 0 && self.fed.is_multiple_of(self.lossy) {
                 continue;
             }
             let seen = Seen {

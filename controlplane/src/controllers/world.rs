@@ -248,7 +248,9 @@ impl World {
 
 /// A shared world as the runner's reader, writer and feed.
 #[derive(Clone, Default)]
-pub(crate) struct SharedWorld(Arc<Mutex<(World, Vec<mpsc::UnboundedSender<Arc<Event>>>)>>);
+pub(crate) struct SharedWorld(Arc<Mutex<(World, Subscribers)>>);
+
+type Subscribers = Vec<mpsc::UnboundedSender<Arc<Event>>>;
 
 impl SharedWorld {
     pub(crate) fn new(world: World) -> Self {

@@ -33,7 +33,7 @@ pub(super) fn objections(need: &Need, node: &NodeInfo) -> Vec<String> {
 
 /// The same answer as [`objections`] without making words.
 pub(super) fn fits(need: &Need, node: &NodeInfo) -> bool {
-    !(node.unschedulable && !tolerates_unschedulable(need))
+    (!node.unschedulable || tolerates_unschedulable(need))
         && untolerated(need, node).is_none()
         && has_room(need, node)
         && is_selected(need, node)

@@ -7,11 +7,12 @@
 //!                  │  └────── backing off ←───┴──────────────────┤ stir, before
 //!                  └─────────────────────────────────────────────┘
 //! ```
-//! *stir*: something changed that may make room. *retry*: the decision could not be written. The time between
-//! two tries of a Pod doubles from one second up to ten.
+//! *stir*: something changed that may make room. *retry*: the decision could not be written. The first
+//! retry comes as soon as something changes (a node that is just coming up); after that the time between two
+//! tries doubles from one second up to ten, so that a busy cluster does not try everybody all the time.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ pub(super) struct Waiting {
     pods: HashMap<Uid, Pending>,
     active: BTreeSet<Rank>,
     timed: BTreeSet<(Instant, Uid)>,
+    parked: HashSet<Uid>,
     turns: u64,
 }
 
@@ -103,23 +105,22 @@ impl Waiting {
         if let Some(pending) = self.deciding(uid) {
             pending.not_before = Some(now + back_off(pending.tries));
             pending.place = Place::Parked;
+            self.parked.insert(uid.into());
         }
     }
 
     /// The decision could not be written: try again.
     pub(super) fn retry(&mut self, uid: &str, now: Instant) {
-        if let Some(pending) = self.deciding(uid) {
-            pending.not_before = Some(now + back_off(pending.tries));
-            pending.place = Place::Parked;
+        if self.deciding(uid).is_some() {
+            self.refuse(uid, now);
+            self.parked.remove(uid);
             self.wake(uid, now);
         }
     }
 
     /// Something changed: whoever was refused may fit now.
     pub(super) fn stir(&mut self, now: Instant) {
-        let parked =
-            |(uid, pod): (&Uid, &Pending)| (pod.place == Place::Parked).then(|| uid.clone());
-        let parked: Vec<Uid> = self.pods.iter().filter_map(parked).collect();
+        let parked = std::mem::take(&mut self.parked);
         parked.iter().for_each(|uid| self.wake(uid, now));
     }
 
@@ -157,11 +158,15 @@ impl Waiting {
         if let Some(at) = pending.not_before {
             self.timed.remove(&(at, uid.clone()));
         }
+        self.parked.remove(&uid);
         self.active.remove(&(Reverse(pending.priority), pending.turn, uid));
         Some(pending)
     }
 }
 
 fn back_off(tries: u32) -> Duration {
-    FIRST_BACK_OFF.saturating_mul(1 << tries.saturating_sub(1).min(8)).min(LAST_BACK_OFF)
+    match tries {
+        0 | 1 => Duration::ZERO,
+        more => FIRST_BACK_OFF.saturating_mul(1 << (more - 2).min(8)).min(LAST_BACK_OFF),
+    }
 }

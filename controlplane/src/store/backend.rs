@@ -2,9 +2,12 @@
 //! watches and caching are the store's.
 
 use std::collections::BTreeMap;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use bytes::Bytes;
+use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 /// One change of a batch; None deletes.
@@ -73,6 +76,7 @@ const REVISION: &str = "revision";
 const FORMAT: &str = "format";
 /// The layout of this file. A reader that meets another number refuses it.
 const CURRENT_FORMAT: u64 = 1;
+const MODE: u32 = 0o600;
 /// The store's own cache serves all reads, so redb needs little.
 const CACHE_BYTES: usize = 8 << 20;
 
@@ -84,10 +88,11 @@ pub struct Redb {
 impl Redb {
     pub fn open(path: &Path) -> Result<Self, BackendError> {
         let fresh = !path.exists();
-        let db = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|e| BackendError::new(format!("open the store {path:?}"), e))?;
+        let failed = |e: AnyError| BackendError::new(format!("open the store {path:?}"), e);
+        let file = private(path).map_err(|e| failed(e.into()))?;
+        let file = FileBackend::new(file).map_err(|e| failed(e.into()))?;
+        let db = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(file);
+        let db = db.map_err(|e| failed(e.into()))?;
         let mut redb = Self { db };
         redb.check_format()
             .map_err(|e| BackendError::new(format!("open the store {path:?}"), e))?;
@@ -138,10 +143,18 @@ impl Redb {
     }
 }
 
+/// Secrets are in it: nobody but its owner may read it.
+fn private(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(MODE).open(path)?;
+    file.set_permissions(Permissions::from_mode(MODE))?;
+    Ok(file)
+}
+
 /// A new file is only there after a power cut if its directory entry is.
 fn sync_directory(path: &Path) -> Result<(), BackendError> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::File::open(parent)
+    File::open(parent)
         .and_then(|dir| dir.sync_all())
         .map_err(|e| BackendError::new(format!("sync directory {parent:?}"), e))
 }

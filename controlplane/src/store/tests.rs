@@ -256,6 +256,17 @@ fn a_deletion_carries_the_last_state_at_its_own_revision() {
 }
 
 #[test]
+fn the_file_is_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    // Also one that was not.
+    std::fs::write(&path, "").unwrap();
+    Store::open(&path).unwrap().close();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
 fn bytes_and_values_agree() {
     let store = Store::memory();
     let object = create(&store, "a").unwrap();

@@ -32,6 +32,12 @@ struct Rule {
     access: i32,
 }
 
+impl Rule {
+    fn fits_everything(&self) -> bool {
+        (self.kind, self.major, self.minor, self.access) == (None, None, None, ALL)
+    }
+}
+
 const fn usable(major: i32, minor: Option<i32>) -> Rule {
     Rule { allow: true, kind: Some(CHARACTER), major: Some(major), minor, access: ALL }
 }
@@ -110,8 +116,7 @@ fn parse(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, ResourceError> {
 
 /// No deny after an "allow all": a privileged container needs no program.
 fn allows_everything(rules: &[Rule]) -> bool {
-    let all = Rule { allow: true, kind: None, major: None, minor: None, access: ALL };
-    match rules.iter().rposition(|rule| *rule == all) {
+    match rules.iter().rposition(|rule| rule.allow && rule.fits_everything()) {
         Some(at) => rules[at..].iter().all(|rule| rule.allow),
         None => false,
     }
@@ -154,6 +159,10 @@ fn compile(rules: &[Rule]) -> Vec<Instruction> {
     ];
     for rule in rules.iter().rev() {
         program.extend(compile_rule(rule));
+        if rule.fits_everything() {
+            // The kernel refuses programs with instructions that cannot be reached.
+            return program;
+        }
     }
     program.push(instruction(MOVE_VALUE, RESULT, 0, 0, 0));
     program.push(instruction(EXIT, 0, 0, 0, 0));
@@ -252,6 +261,18 @@ mod tests {
             assert!(!ask(&program, BLOCK, READ | MKNOD, 8, 0));
             assert!(!ask(&program, CHARACTER, READ, 1, 1));
         }
+    }
+
+    #[test]
+    fn every_instruction_can_be_reached() {
+        let rules = json!([
+            {"allow": true, "type": "b", "access": "r"}, {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 10, "access": "rw"},
+        ]);
+        let program = program(rules);
+        let exits = program.iter().filter(|i| i.code == EXIT).count();
+        // The defaults, the last rule, and the one that ends it.
+        assert_eq!(exits, DEFAULTS.len() + 2);
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
@@ -20,88 +19,98 @@ pub(super) type Done = io::Result<()>;
 
 /// Numbers that the child sets aside for what it keeps besides the standard streams.
 const CHANNEL: RawFd = 3;
-const INIT: RawFd = 4;
+/// The start socket of a container, the pidfd of the first process for an exec.
+const EXTRA: RawFd = 4;
+
+/// What the child takes over from its parent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inherited {
+    pub(super) channel: RawFd,
+    pub(super) streams: [RawFd; 3],
+    pub(super) extra: Option<RawFd>,
+    /// Dies with its parent.
+    pub(super) mortal: bool,
+}
 
 /// The container's first process. Returns only on failure.
-pub(super) fn container(plan: &Plan, channel: RawFd, streams: [RawFd; 3]) -> i32 {
-    live(
-        channel,
-        None,
-        streams,
-        |channel| {
-            build(plan, channel)?;
-            tell(channel, &Message::Ready, &[])?;
-            wait_for_go(channel);
-            Ok(())
-        },
-        &plan.process,
-    )
+pub(super) fn container(plan: &Plan, inherited: Inherited) -> i32 {
+    let prepare = |channel: OwnedFd| {
+        let built = build(plan, channel.as_fd());
+        if let Err(failure) = built {
+            return Err((channel, failure));
+        }
+        let _ = tell(channel.as_fd(), &Message::Ready, &[]);
+        Ok(wait_for_go(channel, inherited.extra.is_some()))
+    };
+    live(inherited, prepare, &plan.process)
 }
 
 /// One more process of a container. Returns only on failure.
-pub(super) fn exec(plan: &ProcessPlan, channel: RawFd, init: RawFd, streams: [RawFd; 3]) -> i32 {
-    live(
-        channel,
-        Some(init),
-        streams,
-        |channel| {
-            process::set_oom_score(plan).map_err(named("set oom_score_adj"))?;
-            enter(INIT).map_err(named("enter the container's namespaces"))?;
-            if plan.terminal.is_some() {
-                let pty = open_root().and_then(|root| process::Terminal::open(root.as_fd(), plan));
-                let pty = pty.map_err(named("open a terminal in the container"))?;
-                return_terminal(channel, &pty)?.map_err(named("take the terminal"))?;
-            }
-            Ok(())
-        },
-        plan,
-    )
+pub(super) fn exec(plan: &ProcessPlan, inherited: Inherited) -> i32 {
+    let prepare = |channel: OwnedFd| match join_container(plan, channel.as_fd()) {
+        Ok(()) => Ok(channel),
+        Err(failure) => Err((channel, failure)),
+    };
+    live(inherited, prepare, plan)
 }
 
-/// The common frame: isolate, prepare, execute, report.
+fn join_container(plan: &ProcessPlan, channel: BorrowedFd<'_>) -> Result<(), Failure> {
+    process::set_oom_score(plan).map_err(named("set oom_score_adj"))?;
+    enter(EXTRA).map_err(named("enter the container's namespaces"))?;
+    if plan.terminal.is_some() {
+        let pty = open_root().and_then(|root| process::Terminal::open(root.as_fd(), plan));
+        let pty = pty.map_err(named("open a terminal in the container"))?;
+        return_terminal(channel, &pty)?.map_err(named("take the terminal"))?;
+    }
+    Ok(())
+}
+
+/// The common frame: isolate, prepare, execute, report on the channel that `prepare` left.
 fn live(
-    channel: RawFd,
-    init: Option<RawFd>,
-    streams: [RawFd; 3],
-    prepare: impl FnOnce(BorrowedFd<'_>) -> Result<(), Failure>,
+    inherited: Inherited,
+    prepare: impl FnOnce(OwnedFd) -> Result<OwnedFd, (OwnedFd, Failure)>,
     plan: &ProcessPlan,
 ) -> i32 {
-    let isolated = isolate(channel, init, streams);
+    let isolated = isolate(inherited);
     let channel = sys::adopt(CHANNEL);
-    let result = isolated
-        .map_err(named("isolate the new process"))
-        .and_then(|()| prepare(channel.as_fd()))
-        .and_then(|()| process::become_program(plan, channel.as_fd()));
-    let Err(failure) = result;
+    let prepared = match isolated {
+        Ok(()) => prepare(channel),
+        Err(error) => Err((channel, named("isolate the new process")(error))),
+    };
+    let (channel, failure) = match prepared {
+        Err(failed) => failed,
+        Ok(channel) => {
+            let Err(failure) = process::become_program(plan, channel.as_fd(), inherited.mortal);
+            (channel, failure)
+        }
+    };
     let status = failure.exit_code.into();
     let _ = tell(channel.as_fd(), &Message::Failed(failure), &[]);
     status
 }
 
-/// Cuts every tie to the supervisor but the channel.
-fn isolate(channel: RawFd, init: Option<RawFd>, streams: [RawFd; 3]) -> Done {
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+/// Cuts every tie to the parent but the channel.
+fn isolate(inherited: Inherited) -> Done {
+    if inherited.mortal {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    }
     sys::reset_signals()?;
     // Out of the way first: a source may have one of the numbers that are filled below.
     let mut aside = Vec::with_capacity(5);
-    for fd in streams.into_iter().chain([channel]).chain(init) {
+    let all = inherited.streams.into_iter().chain([inherited.channel]).chain(inherited.extra);
+    for fd in all {
         aside.push(sys::duplicate_above(fd, 16)?);
     }
     for (target, fd) in (0..).zip(&aside) {
         sys::duplicate_to(fd.as_raw_fd(), target)?;
     }
-    let kept = if init.is_some() { INIT } else { CHANNEL };
+    let kept = if inherited.extra.is_some() { EXTRA } else { CHANNEL };
     std::mem::forget(aside);
     sys::close_from(kept + 1)?;
     sys::cloexec_from(CHANNEL)?;
     nix::unistd::setsid()?;
     // Did the parent die before it could take us with it?
-    let channel = sys::borrow(CHANNEL);
-    let mut wait = [PollFd::new(channel, PollFlags::empty())];
-    poll(&mut wait, PollTimeout::ZERO)?;
-    if wait[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)) {
-        sys::exit_now(128);
-    }
+    process::end_without(sys::borrow(CHANNEL))?;
     umask(Mode::empty());
     Ok(())
 }
@@ -219,13 +228,29 @@ fn return_terminal(channel: BorrowedFd<'_>, pty: &process::Terminal) -> Result<D
     Ok(pty.become_streams())
 }
 
-fn wait_for_go(channel: BorrowedFd<'_>) {
-    let mut byte = [0u8; 1];
-    match fdpass::receive(channel, &mut byte, &mut Vec::new()) {
-        Ok(1) => {}
-        // The supervisor is gone.
-        _ => sys::exit_now(128),
+/// Waits for the word to go on, and returns the channel that it came by: the parent's, or, for a container whose
+/// creator may end, a connection to the start socket.
+fn wait_for_go(channel: OwnedFd, by_socket: bool) -> OwnedFd {
+    if !by_socket {
+        if !is_go(channel.as_fd()) {
+            // The supervisor is gone.
+            sys::exit_now(128);
+        }
+        return channel;
     }
+    drop(channel);
+    let listener = sys::adopt(EXTRA);
+    loop {
+        let Ok(starter) = sys::accept(listener.as_fd()) else { sys::exit_now(128) };
+        if is_go(starter.as_fd()) {
+            return starter;
+        }
+    }
+}
+
+fn is_go(channel: BorrowedFd<'_>) -> bool {
+    let mut byte = [0u8; 1];
+    matches!(fdpass::receive(channel, &mut byte, &mut Vec::new()), Ok(1))
 }
 
 fn tell(channel: BorrowedFd<'_>, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Failure> {

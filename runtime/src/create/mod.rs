@@ -25,10 +25,11 @@ mod root;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, socket, socketpair};
 
 pub(crate) use message::{Failure, Message};
 
@@ -89,14 +90,35 @@ impl AsFd for Channel {
     }
 }
 
-/// Begins a container: a process that performs `plan` and then waits for [`Channel::go`].
+/// How a new process hangs together with who made it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bond<'a> {
+    /// It dies with its parent, and a container is started by [`Channel::go`].
+    Mortal,
+    /// It survives its parent, but a container is started by [`Channel::go`].
+    Independent,
+    /// It survives its parent and is started by whoever connects to this listening socket
+    /// (SOCK_SEQPACKET, see [`connect`]).
+    Socket(BorrowedFd<'a>),
+}
+
+/// Begins a container: a process that performs `plan` and then waits to be started.
 pub(crate) fn launch(
     plan: &Plan,
+    bond: Bond<'_>,
     cgroup: Option<BorrowedFd<'_>>,
     streams: [BorrowedFd<'_>; 3],
 ) -> Result<Birth, LaunchError> {
     let (ours, theirs) = channel()?;
-    let streams = streams.map(|fd| fd.as_raw_fd());
+    let inherited = child::Inherited {
+        channel: theirs.as_raw_fd(),
+        streams: streams.map(|fd| fd.as_raw_fd()),
+        extra: match bond {
+            Bond::Socket(listener) => Some(listener.as_raw_fd()),
+            Bond::Mortal | Bond::Independent => None,
+        },
+        mortal: matches!(bond, Bond::Mortal),
+    };
     let pid_join = plan.join.iter().find(|join| join.kind == libc::CLONE_NEWPID);
     let _back = match pid_join {
         Some(join) => {
@@ -105,8 +127,7 @@ pub(crate) fn launch(
         }
         None => None,
     };
-    let child =
-        clone::spawn(plan.unshare, cgroup, || child::container(plan, theirs.as_raw_fd(), streams));
+    let child = clone::spawn(plan.unshare, cgroup, || child::container(plan, inherited));
     let child = child.map_err(failed("clone the container's first process"))?;
     Ok(Birth { child, channel: ours })
 }
@@ -114,18 +135,37 @@ pub(crate) fn launch(
 /// Begins one more process in the container whose first process `init` is.
 pub(crate) fn enter(
     process: &ProcessPlan,
+    bond: Bond<'_>,
     init: BorrowedFd<'_>,
     cgroup: Option<BorrowedFd<'_>>,
     streams: [BorrowedFd<'_>; 3],
 ) -> Result<Birth, LaunchError> {
     let (ours, theirs) = channel()?;
-    let streams = streams.map(|fd| fd.as_raw_fd());
+    let inherited = child::Inherited {
+        channel: theirs.as_raw_fd(),
+        streams: streams.map(|fd| fd.as_raw_fd()),
+        extra: Some(init.as_raw_fd()),
+        mortal: matches!(bond, Bond::Mortal),
+    };
     let _back = PidNamespace::enter(init).map_err(failed("enter the container's pid namespace"))?;
-    let child = clone::spawn(0, cgroup, || {
-        child::exec(process, theirs.as_raw_fd(), init.as_raw_fd(), streams)
-    });
+    let child = clone::spawn(0, cgroup, || child::exec(process, inherited));
     let child = child.map_err(failed("clone a process for the container"))?;
     Ok(Birth { child, channel: ours })
+}
+
+/// Connects to the start socket of a container that outlived its creator.
+pub(crate) fn connect(path: &Path) -> io::Result<Channel> {
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(Channel { socket })
+}
+
+/// Makes the start socket of a container.
+pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    nix::sys::socket::listen(&socket, Backlog::new(1)?)?;
+    Ok(socket)
 }
 
 fn channel() -> Result<(Channel, OwnedFd), LaunchError> {

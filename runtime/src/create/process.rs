@@ -74,6 +74,7 @@ pub(super) fn set_oom_score(plan: &ProcessPlan) -> io::Result<()> {
 pub(super) fn become_program(
     plan: &ProcessPlan,
     channel: BorrowedFd<'_>,
+    mortal: bool,
 ) -> Result<Infallible, Failure> {
     for limit in &plan.limits {
         set_limit(limit).map_err(named(format!("set limit {}", limit.resource)))?;
@@ -91,7 +92,9 @@ pub(super) fn become_program(
     if plan.no_new_privileges {
         prctl::set_no_new_privs().map_err(io::Error::from).map_err(named("set no_new_privs"))?;
     }
-    stay_mortal(channel).map_err(named("tie the process to its supervisor"))?;
+    if mortal {
+        stay_mortal(channel).map_err(named("tie the process to its supervisor"))?;
+    }
     sys::cloexec_from(3).map_err(named("close descriptors"))?;
     Err(execute(plan))
 }
@@ -169,6 +172,11 @@ fn working_directory_is_inside() -> io::Result<()> {
 /// tells.
 fn stay_mortal(channel: BorrowedFd<'_>) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
+    end_without(channel)
+}
+
+/// Ends this process if the other end of the channel is gone.
+pub(super) fn end_without(channel: BorrowedFd<'_>) -> io::Result<()> {
     let mut wait = [PollFd::new(channel, PollFlags::empty())];
     poll(&mut wait, PollTimeout::ZERO)?;
     if wait[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)) {

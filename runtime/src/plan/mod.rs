@@ -26,7 +26,7 @@ use crate::oci::ConfigError;
 use crate::wire::Rootfs;
 
 pub(crate) use devices::{Device, DeviceKind};
-pub(crate) use mounts::{Change, MountKind, MountPlan};
+pub(crate) use mounts::{Change, MOUNT_OPTIONS, MountKind, MountPlan};
 pub(crate) use process::{Capabilities, Limit, ProcessPlan};
 
 /// Everything that one new process does before it becomes the container's program.

@@ -100,6 +100,18 @@ pub(super) fn device_directory_is_ours(mounts: &[MountPlan]) -> bool {
         .is_some_and(|mount| matches!(mount.kind, MountKind::Bind { .. }))
 }
 
+/// Every option that is not handed to the filesystem, for `features`.
+#[rustfmt::skip]
+pub(crate) const MOUNT_OPTIONS: &[&str] = &[
+    "async", "atime", "bind", "defaults", "dev", "diratime", "exec", "loud", "noatime", "nodev",
+    "nodiratime", "noexec", "nomand", "norelatime", "nostrictatime", "nosuid", "nosymfollow",
+    "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "rexec", "rnoatime",
+    "rnodev", "rnodiratime", "rnoexec", "rnorelatime", "rnostrictatime", "rnosuid",
+    "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave",
+    "rstrictatime", "rsuid", "rsymfollow", "runbindable", "rw", "shared", "slave",
+    "strictatime", "suid", "symfollow", "unbindable",
+];
+
 /// An option as we sort it.
 enum Meaning {
     Bind { recursive: bool },
@@ -156,7 +168,7 @@ fn plan_one(index: usize, mount: &Mount, bundle: &Path) -> Result<MountPlan, Con
     for (nth, option) in mount.options().iter().flatten().enumerate() {
         match meaning(option) {
             Meaning::Bind { recursive } => bind = Some(recursive),
-            Meaning::Set(kernel::ATTR_ATIME) | Meaning::Nothing => {}
+            Meaning::Nothing => {}
             Meaning::Set(attribute) => change.set(attribute),
             Meaning::Clear(kernel::ATTR_ATIME) => change.clear_atime(),
             Meaning::Clear(attribute) => change.clear(attribute),
@@ -228,6 +240,15 @@ mod tests {
         let text = |key: &str, value: &str| (key.to_owned(), Some(value.to_owned()));
         let expected = vec![text("mode", "755"), text("size", "65536k"), ("inode64".into(), None)];
         assert_eq!(options, expected);
+    }
+
+    #[test]
+    fn the_listed_options_are_those_that_are_sorted() {
+        for option in MOUNT_OPTIONS {
+            let known = !matches!(meaning(option), Meaning::Data | Meaning::Refused);
+            assert!(known, "{option}");
+        }
+        assert!(MOUNT_OPTIONS.is_sorted());
     }
 
     #[test]

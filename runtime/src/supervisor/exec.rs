@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::core::{End, Peer};
 use super::serve::Supervisor;
-use crate::create::{self, Birth, Channel, Message};
+use crate::create::{self, Birth, Bond, Channel, Message};
 use crate::oci;
 use crate::plan::ProcessPlan;
 use crate::wire::{ErrorKind, ExecRequest, Response};
@@ -57,7 +57,7 @@ impl Supervisor {
         })?;
         let cgroup = File::open(&unit.cgroup)
             .map_err(|error| internal(format!("open cgroup {:?}: {error}", unit.cgroup)))?;
-        create::enter(&plan, init.pidfd.as_fd(), Some(cgroup.as_fd()), streams)
+        create::enter(&plan, Bond::Mortal, init.pidfd.as_fd(), Some(cgroup.as_fd()), streams)
             .map_err(|error| internal(error.to_string()))
     }
 

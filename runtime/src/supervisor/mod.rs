@@ -15,7 +15,7 @@ mod serve;
 mod setup;
 mod spawn;
 mod split;
-mod time;
+pub(crate) mod time;
 mod unit;
 
 use std::ffi::OsString;

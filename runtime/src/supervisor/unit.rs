@@ -12,7 +12,7 @@ use super::log::LogFile;
 use super::split::{Splitter, Stream};
 use super::time;
 use crate::cgroup;
-use crate::create::{self, Birth, Channel};
+use crate::create::{self, Birth, Bond, Channel};
 use crate::oci;
 use crate::plan;
 use crate::wire::{CreateRequest, ErrorKind};
@@ -133,9 +133,14 @@ impl Unit {
         let birth = if piped {
             let out = pipe(Stream::Stdout, &mut sources)?;
             let err = pipe(Stream::Stderr, &mut sources)?;
-            create::launch(plan, Some(directory.as_fd()), [null, out.as_fd(), err.as_fd()])?
+            create::launch(
+                plan,
+                Bond::Mortal,
+                Some(directory.as_fd()),
+                [null, out.as_fd(), err.as_fd()],
+            )?
         } else {
-            create::launch(plan, Some(directory.as_fd()), [null; 3])?
+            create::launch(plan, Bond::Mortal, Some(directory.as_fd()), [null; 3])?
         };
         let Birth { child, channel } = birth;
         let init =

@@ -18,3 +18,11 @@ pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> 
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// A descriptor for the process that has the number now.
+pub(crate) fn open(pid: i32) -> io::Result<std::os::fd::OwnedFd> {
+    // SAFETY:
+    // - pointers: none are passed.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(super::process::adopt(fd as i32)) }
+}

@@ -184,3 +184,17 @@ pub(crate) fn reap() -> io::Result<Option<(i32, Status)>> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Takes the next connection of a listening socket.
+pub(crate) fn accept(listener: std::os::fd::BorrowedFd<'_>) -> io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::AsRawFd;
+    loop {
+        let flags = nix::sys::socket::SockFlag::SOCK_CLOEXEC;
+        match nix::sys::socket::accept4(listener.as_raw_fd(), flags) {
+            // The number is new and nobody else knows it.
+            Ok(connection) => return Ok(adopt(connection)),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

@@ -25,18 +25,6 @@ pub struct Pod {
     pub supervisor: i32,
 }
 
-/// Fails with a message that says what to do, where the machine cannot run these tests.
-fn demand_environment() {
-    assert!(
-        nix::unistd::geteuid().is_root(),
-        "these tests make namespaces and mounts: run them as root"
-    );
-    assert!(
-        Path::new("/bin/busybox").exists(),
-        "/bin/busybox is missing: install the Debian package busybox-static"
-    );
-}
-
 /// The binary under test, beside the directory of this test program. (Not by cargo's variable: its name has a
 /// hyphen, which the linker wrapper's shell does not pass on.)
 pub fn program() -> PathBuf {
@@ -45,12 +33,24 @@ pub fn program() -> PathBuf {
 }
 
 impl Pod {
+    /// Fails with a message that says what to do, where the machine cannot run these tests.
+    pub fn demand_environment() {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "these tests make namespaces and mounts: run them as root"
+        );
+        assert!(
+            Path::new("/bin/busybox").exists(),
+            "/bin/busybox is missing: install the Debian package busybox-static"
+        );
+    }
+
     pub fn new() -> Pod {
         Pod::with_sysctls(&[], None)
     }
 
     pub fn with_sysctls(sysctls: &[(&str, &str)], netns: Option<PathBuf>) -> Pod {
-        demand_environment();
+        Pod::demand_environment();
         let directory = tempfile::Builder::new().prefix("kobune-rt-").tempdir().unwrap();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("kobune-rt-test-{}-{number}", std::process::id());
@@ -193,7 +193,7 @@ impl Drop for Pod {
 }
 
 /// A shell and its tools.
-fn make_rootfs(layer: &Path) {
+pub fn make_rootfs(layer: &Path) {
     for directory in ["bin", "etc", "tmp", "usr/bin"] {
         fs::create_dir_all(layer.join(directory)).unwrap();
     }

@@ -248,6 +248,10 @@ async fn perform(
         tracing::debug!(controller = controller.name(), ?key, %error, "look again");
         return false;
     }
+    if error.causes.iter().any(|cause| cause.reason == "NamespaceTerminating") {
+        tracing::debug!(controller = controller.name(), ?key, %error, "too late");
+        return false;
+    }
     tracing::warn!(controller = controller.name(), ?key, %error, "write refused");
     refused.into_iter().for_each(|note| recorder.note(note.filled(&error.to_string())));
     for change in controller.refused(&*tools.reader, key, &change, &error, tools.clock.now()) {

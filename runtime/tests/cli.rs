@@ -1,0 +1,167 @@
+//! The OCI command line. Needs root and busybox-static. `RUNTIME=/usr/sbin/runc` runs the same tests against
+//! another runtime, which is how they were proven.
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use common::Pod;
+use serde_json::{Value, json};
+
+/// A bundle, and containers of one test.
+struct Bundle {
+    directory: tempfile::TempDir,
+    id: String,
+}
+
+impl Bundle {
+    fn new(name: &str, args: &[&str]) -> Bundle {
+        Pod::demand_environment();
+        let directory = tempfile::Builder::new().prefix("kobune-cli-").tempdir().unwrap();
+        common::make_rootfs(&directory.path().join("rootfs"));
+        let mut config = common::config(args, 0);
+        config["hostname"] = "box".into();
+        config["linux"]["namespaces"] = json!([
+            {"type": "mount"}, {"type": "pid"}, {"type": "ipc"}, {"type": "uts"},
+            {"type": "network"}, {"type": "cgroup"},
+        ]);
+        let bundle = Bundle { directory, id: format!("kobune-{name}-{}", std::process::id()) };
+        bundle.configure(|value| *value = config);
+        bundle
+    }
+
+    fn configure(&self, change: impl FnOnce(&mut Value)) {
+        let path = self.directory.path().join("config.json");
+        let mut config =
+            fs::read(&path).map_or(Value::Null, |text| serde_json::from_slice(&text).unwrap());
+        change(&mut config);
+        fs::write(path, config.to_string()).unwrap();
+    }
+
+    /// Runs the runtime; `ID` and `BUNDLE` are replaced. Its output goes through files: a pipe would be held open
+    /// by containers that stay.
+    fn runtime(&self, words: &str) -> Output {
+        let program = std::env::var_os("RUNTIME").map_or_else(common::program, PathBuf::from);
+        let words = words.split_whitespace().map(|word| match word {
+            "ID" => self.id.clone(),
+            "BUNDLE" => self.directory.path().display().to_string(),
+            other => other.to_owned(),
+        });
+        let file = |name: &str| self.directory.path().join(name);
+        let mut output = Command::new(program)
+            .arg("--root")
+            .arg(file("state"))
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(file("stdout")).unwrap())
+            .stderr(fs::File::create(file("stderr")).unwrap())
+            .output()
+            .unwrap();
+        output.stdout = fs::read(file("stdout")).unwrap();
+        output.stderr = fs::read(file("stderr")).unwrap();
+        output
+    }
+
+    fn good(&self, words: &str) -> String {
+        let output = self.runtime(words);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn bad(&self, words: &str) -> (i32, String) {
+        let output = self.runtime(words);
+        assert!(!output.status.success(), "{words} succeeded");
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    fn status(&self) -> String {
+        let state: Value = serde_json::from_str(&self.good("state ID")).unwrap();
+        state["status"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        let _ = self.runtime("delete --force ID");
+    }
+}
+
+#[test]
+fn run_returns_output_and_exit_code() {
+    let bundle = Bundle::new("run", &["/bin/sh", "-c", "hostname; id -u; exit 5"]);
+    let output = bundle.runtime("run --bundle BUNDLE ID");
+    assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "box\n0\n");
+    bundle.bad("state ID");
+}
+
+#[test]
+fn a_life_command_by_command() {
+    let bundle = Bundle::new("life", &["/bin/sleep", "1000"]);
+    let pid_file = bundle.directory.path().join("pid");
+    bundle.good(&format!("create --pid-file {} --bundle BUNDLE ID", pid_file.display()));
+    assert_eq!(bundle.status(), "created");
+    bundle.bad("create --bundle BUNDLE ID");
+    bundle.good("start ID");
+    assert_eq!(bundle.status(), "running");
+    let pid: i32 = fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
+    let state: Value = serde_json::from_str(&bundle.good("state ID")).unwrap();
+    assert_eq!(
+        (state["pid"].as_i64(), state["id"].as_str()),
+        (Some(pid.into()), Some(&*bundle.id))
+    );
+    bundle.bad("start ID");
+    bundle.bad("delete ID");
+    let output = bundle.runtime("exec --env A=b ID /bin/sh -c echo${IFS}$A$PPID;exit${IFS}4");
+    assert_eq!((output.status.code(), &*output.stdout), (Some(4), &b"b0\n"[..]));
+    bundle.good("kill ID KILL");
+    // The process is the init's of this machine now: wait until it is gone.
+    while common::is_alive(pid) {
+        std::thread::yield_now();
+    }
+    assert_eq!(bundle.status(), "stopped");
+    bundle.bad("kill ID TERM");
+    bundle.good("delete ID");
+    bundle.bad("state ID");
+    bundle.good("delete --force ID");
+}
+
+#[test]
+fn a_missing_program_is_told_and_leaves_nothing() {
+    let bundle = Bundle::new("missing", &["/no/such"]);
+    let (_, error) = bundle.bad("run --bundle BUNDLE ID");
+    assert!(error.contains("/no/such") && error.contains("no such file"), "{error}");
+    bundle.bad("state ID");
+}
+
+#[test]
+fn an_unknown_container_is_an_error() {
+    let bundle = Bundle::new("unknown", &["/bin/true"]);
+    for command in ["state ID", "start ID", "kill ID TERM", "delete ID", "exec ID /bin/true"] {
+        let (_, error) = bundle.bad(command);
+        assert!(error.contains("not exist"), "{command}: {error}");
+    }
+    bundle.good("delete --force ID");
+}
+
+#[test]
+fn spec_makes_a_bundle_that_runs() {
+    let bundle = Bundle::new("spec", &["/bin/true"]);
+    fs::remove_file(bundle.directory.path().join("config.json")).unwrap();
+    bundle.good("spec --bundle BUNDLE");
+    bundle.configure(|config| {
+        config["process"]["args"] = json!(["/bin/true"]);
+        config["process"]["terminal"] = false.into();
+    });
+    bundle.good("run --bundle BUNDLE ID");
+}
+
+#[test]
+fn features_are_json() {
+    let bundle = Bundle::new("features", &["/bin/true"]);
+    let features: Value = serde_json::from_str(&bundle.good("features")).unwrap();
+    assert!(features["linux"]["namespaces"].as_array().unwrap().contains(&"mount".into()));
+}
