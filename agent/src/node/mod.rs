@@ -112,7 +112,7 @@ async fn start(
     }
     let facts = facts::read(&options.data_dir);
     let cgroups = blocking(cgroup::detect).await??;
-    let node = report::register(&client, &options, &facts).await;
+    let node = report::register(&client, &options, &facts, &cgroups.controllers).await;
     let value = report::pod_cidr(&client, &options.node_name).await;
     let node_cidr: Ipv4Net = value.parse().map_err(|_| NodeError::PodCidr { value })?;
     let network = host_config(&options, node_cidr);

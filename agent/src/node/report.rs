@@ -1,11 +1,12 @@
 //! What the node tells the API of itself: registration, status, Lease.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::{Node, NodeStatus, ObjectReference};
+use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -14,10 +15,11 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
-use super::facts::{self, HostFacts};
+use super::facts::{self, HostFacts, Pressure};
 use super::options::NodeOptions;
 use super::status::{self, Input};
 use crate::events::{Note, Recorder};
+use crate::image::Image;
 
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// Upstream's `--node-status-update-frequency`: how often the node looks whether something changed.
@@ -27,10 +29,23 @@ const REPORT: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Creates the Node, or takes over the one of that name. Tries until the API answers.
-pub(super) async fn register(client: &Client, options: &NodeOptions, facts: &HostFacts) -> Node {
+pub(super) async fn register(
+    client: &Client,
+    options: &NodeOptions,
+    facts: &HostFacts,
+    controllers: &BTreeSet<String>,
+) -> Node {
+    let starting = Input {
+        options,
+        facts,
+        controllers,
+        pressure: Pressure::default(),
+        images: &[],
+        not_ready: Some("the network of the node is not set up yet"),
+    };
     let api = Api::<Node>::all(client.clone());
     loop {
-        match try_register(&api, options, facts).await {
+        match try_register(&api, &starting).await {
             Ok(node) => return node,
             Err(error) => tracing::warn!(%error, "register the node"),
         }
@@ -38,16 +53,13 @@ pub(super) async fn register(client: &Client, options: &NodeOptions, facts: &Hos
     }
 }
 
-async fn try_register(
-    api: &Api<Node>,
-    options: &NodeOptions,
-    facts: &HostFacts,
-) -> Result<Node, kube::Error> {
-    let wanted = status::object(options, facts);
-    match api.create(&PostParams::default(), &wanted).await {
+async fn try_register(api: &Api<Node>, input: &Input<'_>) -> Result<Node, kube::Error> {
+    let name = &input.options.node_name;
+    match api.create(&PostParams::default(), &status::object(input, Timestamp::now())).await {
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            let patch = json!({ "metadata": { "labels": status::labels(options, facts) } });
-            api.patch(&options.node_name, &PatchParams::default(), &Patch::Merge(patch)).await
+            let labels = status::labels(input.options, input.facts);
+            let patch = json!({ "metadata": { "labels": labels } });
+            api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await
         }
         other => other,
     }
@@ -167,13 +179,22 @@ async fn look(
     due: bool,
 ) -> Result<bool, kube::Error> {
     let name = &context.options.node_name;
+    let observed = observe(context).await;
+    let input = Input {
+        options: &context.options,
+        facts,
+        controllers: &context.sandbox.cgroups.controllers,
+        pressure: observed.0,
+        images: &observed.1,
+        not_ready: None,
+    };
     let node = match api.get_opt(name).await? {
         Some(node) => node,
         // Somebody deleted it; a node that runs is registered.
-        None => try_register(api, &context.options, facts).await?,
+        None => try_register(api, &input).await?,
     };
     let before = node.status.unwrap_or_default();
-    let after = observe(context, facts, &before).await;
+    let after = status::status(&input, &before, Timestamp::now());
     if !due && !status::differs(&before, &after) {
         return Ok(false);
     }
@@ -181,21 +202,11 @@ async fn look(
     api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| true)
 }
 
-async fn observe(context: &Arc<Context>, facts: &HostFacts, before: &NodeStatus) -> NodeStatus {
+async fn observe(context: &Arc<Context>) -> (Pressure, Vec<Image>) {
     let data_dir = context.options.data_dir.clone();
     let images = Arc::clone(&context.images);
-    let observed = tokio::task::spawn_blocking(move || {
-        (facts::pressure(&data_dir), images.list().unwrap_or_default())
-    });
-    let (pressure, images) = observed.await.unwrap_or_default();
-    let input = Input {
-        options: &context.options,
-        facts,
-        controllers: &context.sandbox.cgroups.controllers,
-        pressure,
-        images: &images,
-    };
-    status::status(&input, before, Timestamp::now())
+    let look = move || (facts::pressure(&data_dir), images.list().unwrap_or_default());
+    tokio::task::spawn_blocking(look).await.unwrap_or_default()
 }
 
 /// Says what people should know of a node that has just started.

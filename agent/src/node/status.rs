@@ -27,18 +27,20 @@ pub struct Input<'a> {
     pub controllers: &'a BTreeSet<String>,
     pub pressure: Pressure,
     pub images: &'a [Image],
+    /// Why no Pod can run yet; None when the node is ready.
+    pub not_ready: Option<&'a str>,
 }
 
-/// The object as it is created; status is written afterwards.
-pub fn object(options: &NodeOptions, facts: &HostFacts) -> Node {
+/// The object as it is created, with what the node has: a scheduler must not see a node without sizes.
+pub fn object(input: &Input<'_>, now: Timestamp) -> Node {
     Node {
         metadata: ObjectMeta {
-            name: Some(options.node_name.clone()),
-            labels: Some(labels(options, facts)),
+            name: Some(input.options.node_name.clone()),
+            labels: Some(labels(input.options, input.facts)),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec::default()),
-        ..Node::default()
+        status: Some(status(input, &NodeStatus::default(), now)),
     }
 }
 
@@ -158,7 +160,10 @@ fn conditions(input: &Input<'_>, before: &NodeStatus, now: Timestamp) -> Vec<Nod
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         ),
         limits,
-        ("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
+        match input.not_ready {
+            None => ("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
+            Some(why) => ("Ready", false, "KubeletNotReady", why.to_owned()),
+        },
     ];
     let old = before.conditions.as_deref().unwrap_or_default();
     let is_own = |type_: &str| own.iter().any(|(own, ..)| *own == type_);
@@ -214,6 +219,7 @@ mod tests {
             controllers: &controllers,
             pressure: Pressure::default(),
             images: &[],
+            not_ready: None,
         };
         status(&input, before, Timestamp::from_second(second).unwrap())
     }

@@ -31,6 +31,16 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// The memory of something that is known to have been restarted so often.
+    pub fn after(options: &BackoffOptions, restarts: u32) -> Self {
+        let mut backoff = Self::default();
+        // Doubling reaches any maximum in fewer steps than this.
+        for _ in 0..restarts.min(32) {
+            backoff.grow(options);
+        }
+        backoff
+    }
+
     /// The delay before the next start of something that ran for `ran`. Zero for the first.
     pub fn restart(&mut self, options: &BackoffOptions, ran: Duration) -> Duration {
         if ran >= options.reset_after {
@@ -47,6 +57,11 @@ impl Backoff {
         self.next = Some(delay);
         self.grow(options);
         delay
+    }
+
+    /// The delay that is being waited for, or was last.
+    pub fn pending(&self) -> Duration {
+        self.next.unwrap_or(Duration::ZERO)
     }
 
     pub fn reset(&mut self) {
@@ -80,6 +95,18 @@ mod tests {
     fn ten_minutes_of_running_forget_earlier_failures() {
         let mut backoff = Backoff::default();
         assert_eq!(seconds(&mut backoff, &[1, 1, 1, 599, 600, 1]), [0, 10, 20, 40, 0, 10]);
+    }
+
+    #[test]
+    fn restarts_that_are_known_of_count() {
+        let options = BackoffOptions::default();
+        for restarts in 0..50 {
+            let mut lived = Backoff::default();
+            for _ in 0..restarts {
+                lived.restart(&options, Duration::ZERO);
+            }
+            assert_eq!(Backoff::after(&options, restarts), lived, "{restarts}");
+        }
     }
 
     #[test]

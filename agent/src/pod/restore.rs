@@ -13,7 +13,9 @@ use k8s_openapi::api::core::v1::{
 use kobune_runtime::wire::{ContainerPhase, ContainerRecord};
 
 use super::apply::killed;
+use super::backoff::Backoff;
 use super::clock::{Now, from_nanos};
+use super::decide::CRASH_LOOP;
 use super::plan::{ContainerPlan, PodPlan};
 use super::state::{
     ContainerState, Life, MachineOptions, Phase, PodState, Run, Sandbox, Stop, Termination,
@@ -79,6 +81,7 @@ fn restore_containers(
         if let (Some(record), Some(found)) = (record, found) {
             from_record(plan, container, record, status, found.alive, now);
         }
+        remember_backoff(container, &state.options, now);
     }
 }
 
@@ -107,7 +110,30 @@ fn from_status(container: &mut ContainerState, status: &ContainerStatus, now: No
                 finished_at: now.wall,
             });
         }
+        Some(ApiState { waiting: Some(waiting), .. })
+            if waiting.reason.as_deref() == Some(CRASH_LOOP) =>
+        {
+            container.life = Life::Waiting {
+                reason: CRASH_LOOP.into(),
+                message: waiting.message.clone(),
+                since: now.mono,
+                not_before: None,
+            };
+        }
         _ => {}
+    }
+}
+
+/// A crash loop does not begin anew because the agent did.
+fn remember_backoff(container: &mut ContainerState, options: &MachineOptions, now: Now) {
+    container.backoff = Backoff::after(&options.backoff, container.restart_count);
+    let Some(last) = &container.last else { return };
+    let idle = since(last.finished_at, now.wall);
+    if let Life::Waiting { reason, not_before, .. } = &mut container.life
+        && reason == CRASH_LOOP
+    {
+        let delay = Backoff::after(&options.backoff, container.restart_count);
+        *not_before = Some(now.mono + delay.pending().saturating_sub(idle));
     }
 }
 
@@ -224,3 +250,7 @@ fn bare_id(id: &str) -> String {
 fn since(then: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or(Duration::ZERO)
 }
+
+#[cfg(test)]
+#[path = "restore_tests.rs"]
+mod tests;

@@ -436,3 +436,7 @@ pub fn step(state: &mut PodState, event: Event, now: Now) -> Vec<Action> {
 #[cfg(test)]
 #[path = "state_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "property_tests.rs"]
+mod property_tests;

@@ -263,3 +263,7 @@ fn ready(pod: &Pod, before: &PodStatus, containers: &Verdict) -> Verdict {
     let message = Some(shut.join(", "));
     Verdict { reason: Some("ReadinessGatesNotReady"), message, ..verdict("Ready", false) }
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

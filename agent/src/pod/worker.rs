@@ -92,7 +92,7 @@ impl Worker {
         if !self.refused.is_empty() {
             self.refuse();
         }
-        self.look_at_object();
+        self.look_at_object(&Arc::clone(&self.pod));
         self.step(Event::Tick);
         loop {
             self.publish();
@@ -117,7 +117,8 @@ impl Worker {
 
     /// Goes on with what an earlier agent left.
     async fn recover(&mut self, remains: Option<Remains>) {
-        let Some(remains) = remains else { return };
+        // An earlier worker of this Pod may have left a sandbox that the scan at the start did not see.
+        let Some(remains) = remains.or_else(|| sandbox::find(&self.dirs)) else { return };
         let (settings, copy) = (self.context.sandbox.clone(), remains.clone());
         let examined =
             tokio::task::spawn_blocking(move || sandbox::examine(&settings, &copy)).await;
@@ -157,8 +158,11 @@ impl Worker {
         self.settled.send_replace(false);
         match message {
             Msg::Pod(pod) => {
-                self.pod = pod;
-                self.look_at_object();
+                self.look_at_object(&pod);
+                // The answer to our own write may be newer than what the watch has to tell.
+                if !is_older(&pod, &self.pod) {
+                    self.pod = pod;
+                }
             }
             Msg::Gone => self.step(Event::ObjectGone),
             Msg::Event(event) => {
@@ -181,11 +185,11 @@ impl Worker {
     }
 
     /// Deletion is the only change of an object that matters to a Pod that runs.
-    fn look_at_object(&mut self) {
-        if self.pod.metadata.deletion_timestamp.is_none() {
+    fn look_at_object(&mut self, pod: &Pod) {
+        if pod.metadata.deletion_timestamp.is_none() {
             return;
         }
-        let grace = self.pod.metadata.deletion_grace_period_seconds;
+        let grace = pod.metadata.deletion_grace_period_seconds;
         let grace = grace.and_then(|seconds| u64::try_from(seconds).ok());
         self.step(Event::Deleted {
             grace: grace.map_or(self.state.plan.grace, Duration::from_secs),
@@ -344,6 +348,12 @@ pub fn reference(pod: &Pod) -> ObjectReference {
         resource_version: pod.metadata.resource_version.clone(),
         ..ObjectReference::default()
     }
+}
+
+/// Versions count up; two that are no numbers are not compared.
+fn is_older(a: &Pod, b: &Pod) -> bool {
+    let version = |pod: &Pod| pod.metadata.resource_version.as_ref()?.parse::<u64>().ok();
+    version(a).zip(version(b)).is_some_and(|(a, b)| a < b)
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

@@ -275,6 +275,12 @@ pub fn scan(settings: &Settings) -> Vec<Remains> {
     entries.flatten().filter_map(|entry| remains(entry.path())).collect()
 }
 
+/// The record of one Pod, if there is a readable one.
+pub fn find(dirs: &PodDirs) -> Option<Remains> {
+    let record = PodRecord::read(&dirs.record()).ok().flatten()?;
+    Some(Remains { record, dirs: dirs.clone() })
+}
+
 /// Asks the supervisor of `remains` what it holds; falls back on its records if it is dead.
 pub fn examine(settings: &Settings, remains: &Remains) -> (bool, Vec<ContainerRecord>) {
     if remains.record.boot_id != settings.boot_id {
