@@ -168,10 +168,8 @@ async fn creation_is_checked() {
     let yaml = b"metadata:\n  name: from-yaml\ndata:\n  a: b\n".to_vec();
     let made = c.send(Method::POST, MAPS, "application/yaml", yaml).await.expect(201);
     assert_eq!(made["data"]["a"], "b");
-    let protobuf = "application/vnd.kubernetes.protobuf";
-    c.send(Method::POST, MAPS, protobuf, b"k8s\0".to_vec())
-        .await
-        .refused(415, "UnsupportedMediaType");
+    let cbor = "application/cbor";
+    c.send(Method::POST, MAPS, cbor, b"\xa0".to_vec()).await.refused(415, "UnsupportedMediaType");
 }
 
 #[tokio::test]
