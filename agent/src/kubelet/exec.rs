@@ -26,9 +26,10 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::sync::Mutex;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::channels::{self, Input, STDERR, STDOUT};
 use super::route::{ExecOptions, Place};
@@ -109,19 +110,19 @@ async fn converse(io: TokioIo<Upgraded>, target: Target, options: ExecOptions) {
     let (out, mut inp) = socket.split();
     let out = Mutex::new(out);
     let last = match start(target, options).await {
-        Ok(running) => tokio::select! {
-            code = run(running, &out, &mut inp) => match code {
-                Some(Ok(code)) => Some(channels::exited(code)),
-                Some(Err(e)) => Some(channels::failed(&e.to_string())),
-                None => None,
-            },
+        Ok(running) => match run(running, &out, &mut inp).await {
+            Some(Ok(code)) => Some(channels::exited(code)),
+            Some(Err(e)) => Some(channels::failed(&e.to_string())),
+            None => None,
         },
         Err(message) => Some(channels::failed(&message)),
     };
     let mut out = out.into_inner();
     if let Some(last) = last {
         let _ = out.send(Message::Binary(last)).await;
-        let _ = out.send(Message::Close(None)).await;
+        // Clients take a Close without a code for a broken connection.
+        let close = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+        let _ = out.send(Message::Close(Some(close))).await;
         // The client's own Close, so that nothing of ours is lost to a reset.
         let _ = tokio::time::timeout(DRAIN, async { while let Some(Ok(_)) = inp.next().await {} })
             .await;

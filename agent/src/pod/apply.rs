@@ -182,7 +182,10 @@ fn start_failed(
     match failure {
         StartFailure::NotMade { reason, message } => {
             let delay = container.image_backoff.retry(&state.options.backoff).min(LOOK_AGAIN);
-            actions.push(warn("Failed", format!("Error: {message}"), Some(index)));
+            // What is wrong with an image was said in an event of its own.
+            let image = matches!(reason.as_str(), "ErrImagePull" | "ErrImageNeverPull");
+            let error = if image { &reason } else { &message };
+            actions.push(warn("Failed", format!("Error: {error}"), Some(index)));
             container.life = Life::Waiting {
                 reason,
                 message: Some(message),
