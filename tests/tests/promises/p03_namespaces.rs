@@ -18,7 +18,7 @@ fn containers_share_the_network_and_keep_their_processes_and_files() {
 
     for kind in ["net", "ipc", "uts"] {
         assert_eq!(namespace(app, kind), namespace(side, kind), "{kind} is the Pod's");
-        assert_ne!(namespace(app, kind), namespace(1, kind), "{kind} is not the host's");
+        assert_ne!(namespace(app, kind), namespace(host.pid(), kind), "{kind} is not the host's");
     }
     for kind in ["mnt", "pid"] {
         assert_ne!(namespace(app, kind), namespace(side, kind), "{kind} is the container's");
