@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -241,26 +242,31 @@ fn remove_one(cgroup: &Path) -> Result<(), CgroupError> {
 /// Waits until nothing lives in the cgroup or below it; false when the time is over.
 fn wait_empty(cgroup: &Path, deadline: Instant) -> bool {
     let Ok(events) = File::open(cgroup.join("cgroup.events")) else { return true };
-    loop {
-        if !is_populated(cgroup) {
+    let mut text = [0u8; 256];
+    // The kernel raises POLLPRI when the file has changed since it was last read through this
+    // descriptor: so it is read first, and no change is missed.
+    while let Ok(length) = events.read_at(&mut text, 0) {
+        if !says_populated(&text[..length]) {
             return true;
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return false;
         }
-        // The kernel raises POLLPRI when the file changes after it was last read through this
-        // descriptor; being woken early is harmless, so the short bound covers the first read.
-        let timeout = PollTimeout::try_from(left.min(Duration::from_millis(50)));
-        let mut wait = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
-        let _ = poll(&mut wait, timeout.unwrap_or(PollTimeout::ZERO));
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        let _ = poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout);
     }
+    // The cgroup is gone.
+    true
 }
 
 /// Whether any process lives in the cgroup or below it.
 pub fn is_populated(cgroup: &Path) -> bool {
-    fs::read_to_string(cgroup.join("cgroup.events"))
-        .is_ok_and(|text| text.lines().any(|line| line == "populated 1"))
+    fs::read(cgroup.join("cgroup.events")).is_ok_and(|text| says_populated(&text))
+}
+
+fn says_populated(events: &[u8]) -> bool {
+    events.split(|byte| *byte == b'\n').any(|line| line == b"populated 1")
 }
 
 /// Kills everything in a Pod's cgroup (its supervisor included) and removes it.

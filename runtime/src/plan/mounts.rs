@@ -201,6 +201,13 @@ fn kind(
     let name = mount.typ().as_deref().unwrap_or_default();
     let bind = bind.or((name == "bind").then_some(false));
     if let Some(recursive) = bind {
+        if let Some((key, _)) = options.first() {
+            let field = format!("mounts[{index}].options");
+            return Err(ConfigError::field(
+                field,
+                format!("{key:?} means nothing to a bind mount"),
+            ));
+        }
         let field = format!("mounts[{index}].source");
         let source = mount.source().as_ref().filter(|path| !path.as_os_str().is_empty());
         let source =
@@ -271,6 +278,8 @@ mod tests {
             "destination": "/tmp", "type": "tmpfs", "options": ["ro", "tmpcopyup"],
         }));
         assert!(error.unwrap_err().to_string().starts_with("mounts[3].options[1]: "));
+        let error = of(json!({"destination": "/x", "source": "/y", "options": ["bind", "Z"]}));
+        assert!(error.unwrap_err().to_string().starts_with("mounts[3].options: \"Z\" means"));
         let error = of(json!({"destination": "/x", "options": ["bind"]}));
         assert!(error.unwrap_err().to_string().starts_with("mounts[3].source: "));
     }

@@ -4,7 +4,7 @@
 //! heard before its end.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
@@ -204,7 +204,7 @@ impl Supervisor {
                     }
                 }
                 Err(error) => {
-                    eprintln!("hear from the first process of {name:?}: {error}");
+                    report("hear from the first process of", name, Err::<(), _>(error));
                     init.channel = None;
                 }
             }
@@ -244,8 +244,11 @@ impl Supervisor {
                     self.peers.insert(self.next_peer, connection);
                     self.next_peer += 1;
                 }
-                Ok(None) => eprintln!("refuse a connection of another user"),
-                Err(error) => eprintln!("accept a connection: {error}"),
+                Ok(None) => {
+                    let error = io::Error::from(io::ErrorKind::PermissionDenied);
+                    report("accept a connection of", "another user", Err::<(), _>(error));
+                }
+                Err(error) => report("accept", "a connection", Err::<(), _>(error)),
             }
         }
     }
@@ -415,9 +418,9 @@ impl Supervisor {
     }
 }
 
-/// Into the supervisor's log: nobody waits for these.
+/// Into the supervisor's log: nobody waits for these, and a full disk must not end the Pod (as `eprintln` would).
 fn report<T, E: std::fmt::Display>(verb: &str, what: &str, result: Result<T, E>) {
     if let Err(error) = result {
-        eprintln!("{verb} {what:?}: {error}");
+        let _ = writeln!(io::stderr(), "{verb} {what:?}: {error}");
     }
 }

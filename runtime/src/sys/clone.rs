@@ -63,7 +63,9 @@ pub(crate) fn spawn(
     };
     match pid {
         0 => {
-            let status = body();
+            // A panic must not unwind into the copy of what the parent was doing.
+            let body = std::panic::AssertUnwindSafe(body);
+            let status = std::panic::catch_unwind(body).unwrap_or(128);
             super::process::exit_now(status)
         }
         1.. => {
