@@ -50,7 +50,8 @@ impl Command {
         let store = ImageStore::open(&data_dir.join("images"))?;
         match self.verb {
             Verb::Import { path, tag } => {
-                for image in store.import(&path, tag.as_deref())? {
+                let imported = store.import(&path, tag.as_deref());
+                for image in imported.map_err(|e| format!("{}: {e}", path.display()))? {
                     for name in tags(&image) {
                         println!("imported {name} ({})", short(&image.id));
                     }

@@ -54,12 +54,14 @@ impl Archive {
     }
 
     fn tar(mut file: File) -> Result<Self> {
-        let bad = |e: io::Error| Error::Invalid(format!("not a tar archive: {e}"));
+        let bad = |e: io::Error| Error::Invalid(format!("the tar archive is damaged: {e}"));
         file.seek(SeekFrom::Start(0)).map_err(bad)?;
         let mut entries = BTreeMap::new();
         let mut archive = tar::Archive::new(&file);
-        for entry in archive.entries_with_seek().map_err(bad)? {
-            let entry = entry.map_err(bad)?;
+        for (i, entry) in archive.entries_with_seek().map_err(bad)?.enumerate() {
+            // What tar says of a file that never was one is no help.
+            let no_tar = |_| Error::Invalid("it is not a tar archive".into());
+            let entry = if i == 0 { entry.map_err(no_tar)? } else { entry.map_err(bad)? };
             let Some(name) = clean(&entry.path().map_err(bad)?) else { continue };
             let place = match entry.header().entry_type() {
                 kind if kind.is_file() => {
