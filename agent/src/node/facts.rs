@@ -44,8 +44,8 @@ pub fn read(data_dir: &Path) -> HostFacts {
 fn disk(path: &Path) -> (u64, u64) {
     match statvfs(path) {
         Ok(stat) => {
-            let unit = stat.fragment_size() as u64;
-            (stat.blocks() as u64 * unit, stat.blocks_available() as u64 * unit)
+            let unit = stat.fragment_size();
+            (stat.blocks() * unit, stat.blocks_available() * unit)
         }
         Err(_) => (0, 0),
     }

@@ -10,7 +10,7 @@ use super::state::{
     Action, Event, Life, PodState, Removal, Report, Run, Sandbox, StartFailure, Stop, StopStep,
     Termination,
 };
-use crate::probe::schedule::ProbeState;
+use crate::probe::schedule::{ProbeState, Reading};
 use crate::probe::{Outcome, ProbeKind};
 
 /// What a container gets that outlives its preStop hook, as upstream.
@@ -163,7 +163,12 @@ fn started(
 }
 
 fn begin_probes(plan: &super::plan::ContainerPlan, now: Duration) -> Vec<(ProbeKind, ProbeState)> {
-    let probe = |kind| plan.probe(kind).map(|probe| (kind, ProbeState::begin(probe, now)));
+    let begin = |kind| match kind {
+        // Its failures end the container: no reason to hurry.
+        ProbeKind::Liveness => ProbeState::begin,
+        ProbeKind::Startup | ProbeKind::Readiness => ProbeState::begin_eagerly,
+    };
+    let probe = |kind| plan.probe(kind).map(|probe| (kind, begin(kind)(probe, now)));
     ProbeKind::ALL.into_iter().filter_map(probe).collect()
 }
 
@@ -276,9 +281,9 @@ fn probed(
         return;
     }
     let Some((_, probe)) = run.probes.iter_mut().find(|(each, _)| *each == kind) else { return };
-    let verdict = probe.observe(outcome, now.mono);
+    let reading = probe.observe(outcome, now.mono);
     let grace = probe.plan.grace;
-    if stopping || !running {
+    if stopping || !running || reading == Reading::TooEarly {
         return;
     }
     match outcome {
@@ -298,7 +303,7 @@ fn probed(
             ));
         }
     }
-    if verdict == Some(false) && kind != ProbeKind::Readiness {
+    if reading == Reading::Verdict(false) && kind != ProbeKind::Readiness {
         let name = state.plan.containers[index].name.clone();
         let what = kind.title().to_lowercase();
         let message = format!("Container {name} failed {what} probe, will be restarted");

@@ -14,7 +14,7 @@ const MAX_LOG: u64 = 2048;
 const MAX_LOG_LINES: usize = 80;
 
 /// What the container left at its terminationMessagePath, or (if asked for) the end of its log.
-pub fn read(message: &Path, log: &Path, fall_back_to_log: bool) -> Option<String> {
+pub(super) fn read(message: &Path, log: &Path, fall_back_to_log: bool) -> Option<String> {
     let text = open(message).and_then(|file| head(file, MAX_MESSAGE)).unwrap_or_default();
     if !text.is_empty() {
         return Some(text);

@@ -123,7 +123,7 @@ impl World {
             Action::PreStop { index, attempt, .. } => {
                 self.send(Event::PreStopDone { index, attempt, error: None });
             }
-            Action::Terminate { index } if !good => drop(index),
+            Action::Terminate { .. } if !good => {}
             Action::Terminate { index } | Action::Kill { index } => {
                 if let Some(at) = self.running.iter().position(|(running, _)| *running == index) {
                     self.exit(at, 137);

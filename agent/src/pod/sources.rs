@@ -19,7 +19,7 @@ use crate::sandbox::Standing;
 use crate::volume::{self, VolumeError, atomic, payload};
 
 /// Reads all of `needs`; what does not exist is there as None.
-pub async fn fetch(
+pub(super) async fn fetch(
     client: &Client,
     namespace: &str,
     needs: &Needs,
@@ -41,7 +41,7 @@ pub async fn fetch(
 }
 
 /// Makes every volume of the Pod: content, directories, memory. Done again, it refreshes what has changed.
-pub async fn make_volumes(
+pub(super) async fn make_volumes(
     context: &Arc<Context>,
     pod: &Arc<Pod>,
     dirs: &crate::sandbox::dirs::PodDirs,
@@ -90,7 +90,11 @@ fn make_volume(
 }
 
 /// Tells the worker when one of the objects that its volumes show has changed. Ends when the set is dropped.
-pub fn watch(context: &Context, pod: &Pod, inbox: &mpsc::UnboundedSender<Msg>) -> JoinSet<()> {
+pub(super) fn watch(
+    context: &Context,
+    pod: &Pod,
+    inbox: &mpsc::UnboundedSender<Msg>,
+) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let needs = volume::needs(pod);
@@ -141,7 +145,7 @@ async fn watch_one<K>(
 }
 
 /// Where the volumes of a standing Pod are refreshed from, with its present address.
-pub async fn refresh(context: Arc<Context>, pod: Arc<Pod>, standing: Standing) {
+pub(super) async fn refresh(context: Arc<Context>, pod: Arc<Pod>, standing: Standing) {
     let address = standing.record.address.map(|address| address.to_string());
     if let Err(message) = make_volumes(&context, &pod, &standing.dirs, address).await {
         // What is there stays; the next change or start tries again.

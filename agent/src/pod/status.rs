@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::decide;
-use super::plan::Kind;
+use super::plan::{ContainerPlan, Kind};
 use super::qos;
 use super::state::{ContainerState, Life, Phase, PodState, Sandbox, Termination};
 
@@ -49,7 +49,7 @@ fn container_statuses(state: &PodState) -> (Vec<ContainerStatus>, Vec<ContainerS
     let mut init = Vec::new();
     let mut main = Vec::new();
     for (plan, container) in state.plan.containers.iter().zip(&state.containers) {
-        let status = container_status(state, &plan.name, plan.kind, container);
+        let status = container_status(state, plan, container);
         if plan.kind == Kind::Main { main.push(status) } else { init.push(status) }
     }
     main.sort_by(|a, b| a.name.cmp(&b.name));
@@ -58,16 +58,20 @@ fn container_statuses(state: &PodState) -> (Vec<ContainerStatus>, Vec<ContainerS
 
 fn container_status(
     state: &PodState,
-    name: &str,
-    kind: Kind,
+    plan: &ContainerPlan,
     container: &ContainerState,
 ) -> ContainerStatus {
+    // Before anything was made, only what was asked for is known.
+    let (image, image_id) = match container.tried {
+        true => (container.image.clone(), container.image_id.clone()),
+        false => (plan.image.clone(), String::new()),
+    };
     ContainerStatus {
-        name: name.into(),
-        image: container.image.clone(),
-        image_id: container.image_id.clone(),
+        name: plan.name.clone(),
+        image,
+        image_id,
         container_id: (!container.id.is_empty()).then(|| api_id(&container.id)),
-        ready: is_ready(kind, container),
+        ready: is_ready(plan.kind, container),
         started: Some(container.started()),
         restart_count: container.restart_count as i32,
         state: Some(api_state(state, container)),

@@ -109,6 +109,8 @@ impl Worker {
                     None => return,
                 },
                 () = sleep_until(wakeup) => self.step(Event::Tick),
+                // Only the status is to be looked at again.
+                () = sleep_until(self.writer.due()) => {}
             }
         }
         let plan = &self.state.plan;

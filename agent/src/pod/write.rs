@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::state::PodState;
 use super::status::{HostFacts, build};
@@ -17,11 +18,15 @@ use crate::node::context::Context;
 
 /// Between a failed write and the next try.
 const RETRY: Duration = Duration::from_secs(1);
+/// A Pod that is still Pending after a change may be Running in a moment: that long one write is saved.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     in_flight: bool,
     settled: bool,
+    /// When a change that can wait was first seen.
+    waiting_since: Option<Instant>,
     /// The object is gone: nothing to write to.
     closed: bool,
     failed: bool,
@@ -30,6 +35,11 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn is_settled(&self) -> bool {
         self.settled || self.closed
+    }
+
+    /// When [`Writer::write`] has to be called again although nothing happened.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.waiting_since.map(|since| since + PATIENCE)
     }
 
     /// Starts a write if the API's status differs and none is under way.
@@ -48,9 +58,17 @@ impl Writer {
         let status = build(pod, state, &host, Timestamp::now());
         let Some(patch) = patch(pod, &status) else {
             self.settled = true;
+            self.waiting_since = None;
             return;
         };
         self.settled = false;
+        if can_wait(pod, &status) {
+            let since = *self.waiting_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < PATIENCE {
+                return;
+            }
+        }
+        self.waiting_since = None;
         self.in_flight = true;
         let delay = if std::mem::take(&mut self.failed) { RETRY } else { Duration::ZERO };
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
@@ -77,6 +95,13 @@ impl Writer {
         }
         None
     }
+}
+
+/// Whether the change is one on the way to Running, of interest only if the way is long.
+fn can_wait(pod: &Pod, status: &PodStatus) -> bool {
+    let pending = |phase: Option<&str>| phase.is_none_or(|phase| phase == "Pending");
+    let before = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    pending(before) && pending(status.phase.as_deref())
 }
 
 /// On a conflict the newest object comes back: the worker builds the status anew from it.

@@ -5,6 +5,11 @@
 //! ```
 //! `failureThreshold` failures in a row make the verdict false, `successThreshold` successes make it true;
 //! an error of the probe itself counts for neither.
+//!
+//! A program needs a moment before it listens, and a whole period is long to wait for the next look. So a probe
+//! without initial delay that decides when a container may begin (startup, readiness) is repeated
+//! eagerly after 20, 40, 80 … ms while it fails, for the first second or the first period. Those failures are
+//! no outcomes: they are not counted and nobody is told.
 
 use std::time::Duration;
 
@@ -43,6 +48,20 @@ impl ProbePlan {
     }
 }
 
+const EAGER_FIRST: Duration = Duration::from_millis(20);
+const EAGER_FOR: Duration = Duration::from_secs(1);
+
+/// What an outcome meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// An eager try that came too early: as if it had not been.
+    TooEarly,
+    /// It counts, and no threshold has been reached by it.
+    Counted,
+    /// A threshold has just been reached (again).
+    Verdict(bool),
+}
+
 /// One probe of one running container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeState {
@@ -52,6 +71,10 @@ pub struct ProbeState {
     verdict: Option<bool>,
     last: Option<bool>,
     row: u32,
+    /// Pause before the next eager try; None when they are over.
+    eager: Option<Duration>,
+    /// When the container started.
+    started: Duration,
 }
 
 impl ProbeState {
@@ -64,7 +87,15 @@ impl ProbeState {
             verdict: None,
             last: None,
             row: 0,
+            eager: None,
+            started,
         }
+    }
+
+    /// As [`ProbeState::begin`], with eager tries if there is no initial delay.
+    pub fn begin_eagerly(plan: ProbePlan, started: Duration) -> Self {
+        let eager = plan.initial_delay.is_zero().then_some(EAGER_FIRST);
+        Self { eager, ..Self::begin(plan, started) }
     }
 
     /// As [`ProbeState::begin`], with a verdict known from before (the agent was restarted).
@@ -94,24 +125,36 @@ impl ProbeState {
         self.due = now + self.plan.period;
     }
 
-    /// Takes an outcome; returns the verdict if a threshold has just been reached (again).
-    pub fn observe(&mut self, outcome: &Outcome, now: Duration) -> Option<bool> {
+    /// Takes an outcome.
+    pub fn observe(&mut self, outcome: &Outcome, now: Duration) -> Reading {
         self.in_flight = false;
+        let eager = self.eager.take();
+        if *outcome != Outcome::Success
+            && let Some(pause) = eager
+        {
+            let next = now + pause;
+            if next < self.started + EAGER_FOR.min(self.plan.period) {
+                self.eager = Some(pause * 2);
+                self.due = next;
+                return Reading::TooEarly;
+            }
+            self.due = self.started;
+        }
         // Periods are counted from when the probe was due, unless it was so slow that this is past.
         self.due = (self.due + self.plan.period).max(now);
         let good = match outcome {
             Outcome::Success => true,
             Outcome::Failure(_) => false,
-            Outcome::Error(_) => return None,
+            Outcome::Error(_) => return Reading::Counted,
         };
         self.row = if self.last == Some(good) { self.row.saturating_add(1) } else { 1 };
         self.last = Some(good);
         let needed = if good { self.plan.success_threshold } else { self.plan.failure_threshold };
         if self.row < needed {
-            return None;
+            return Reading::Counted;
         }
         self.verdict = Some(good);
-        Some(good)
+        Reading::Verdict(good)
     }
 }
 
@@ -180,6 +223,42 @@ mod tests {
         assert!(state.fire(Duration::from_secs(5)));
         state.observe(&Outcome::Success, Duration::from_secs(95));
         assert_eq!(state.due(), Some(Duration::from_secs(95)));
+    }
+
+    #[test]
+    fn eager_failures_are_repeated_soon_and_do_not_count() {
+        let eager = ProbePlan { initial_delay: Duration::ZERO, ..plan(1, 1) };
+        let mut state = ProbeState::begin_eagerly(eager, Duration::ZERO);
+        let failure = Outcome::Failure("not yet".into());
+        let mut now = Duration::ZERO;
+        let mut tries = Vec::new();
+        while tries.len() < 5 {
+            assert!(state.fire(now));
+            assert_eq!(state.observe(&failure, now), Reading::TooEarly);
+            now = state.due().unwrap();
+            tries.push(now.as_millis());
+        }
+        assert_eq!(tries, [20, 60, 140, 300, 620]);
+        assert!(state.fire(now));
+        assert_eq!(state.observe(&failure, now), Reading::Verdict(false), "now it counts");
+        assert_eq!(state.due(), Some(Duration::from_secs(10)), "and periods go on from the start");
+        let mut state = ProbeState::begin_eagerly(eager, Duration::ZERO);
+        state.fire(Duration::ZERO);
+        state.observe(&failure, Duration::ZERO);
+        state.fire(Duration::from_millis(20));
+        assert_eq!(
+            state.observe(&Outcome::Success, Duration::from_millis(20)),
+            Reading::Verdict(true)
+        );
+    }
+
+    #[test]
+    fn an_initial_delay_is_kept() {
+        let mut state = ProbeState::begin_eagerly(plan(1, 1), Duration::ZERO);
+        assert_eq!(state.due(), Some(Duration::from_secs(5)));
+        state.fire(Duration::from_secs(5));
+        let failure = Outcome::Failure("no".into());
+        assert_eq!(state.observe(&failure, Duration::from_secs(5)), Reading::Verdict(false));
     }
 
     #[test]
