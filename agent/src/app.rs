@@ -189,6 +189,7 @@ async fn demo_with_pods(
     demo::node_ready(&client, &config.node_name, progress).await?;
     progress.waiting("making an image of this program");
     image.await??;
+    progress.done("an image of this program is made");
     demo::show(&client, progress).await?;
     if exit {
         return Ok(());

@@ -181,7 +181,13 @@ mod tests {
         let verifier = Pinned { pin, provider, found: Mutex::new(None) };
         let name = ServerName::try_from(name.to_owned()).unwrap();
         verifier
-            .verify_server_cert(cert.der(), &[shown.der.clone()], &name, &[], UnixTime::now())
+            .verify_server_cert(
+                cert.der(),
+                std::slice::from_ref(&shown.der),
+                &name,
+                &[],
+                UnixTime::now(),
+            )
             .is_ok()
     }
 
