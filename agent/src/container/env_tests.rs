@@ -1,3 +1,5 @@
+//! What a container's environment is made of, case by case.
+
 use super::*;
 use crate::container::resources::HostSize;
 use k8s_openapi::api::core::v1::Pod;

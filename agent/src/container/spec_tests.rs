@@ -1,3 +1,5 @@
+//! From Pod and image to the OCI spec, case by case.
+
 use super::*;
 use crate::container::mounts::{PodFiles, VolumeBind};
 use crate::container::resources::HostSize;

@@ -1,3 +1,5 @@
+//! What a new agent makes of Pods that an earlier one left running.
+
 use super::super::clock::at;
 use super::super::state::{Action, Event, step};
 use super::*;

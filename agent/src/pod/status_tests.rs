@@ -1,3 +1,5 @@
+//! From a Pod's state to the status that the API shows.
+
 use std::time::Duration;
 
 use super::super::clock::at;

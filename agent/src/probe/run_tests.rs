@@ -1,3 +1,5 @@
+//! Probes against servers made for the test.
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 

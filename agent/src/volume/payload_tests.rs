@@ -1,3 +1,5 @@
+//! What is written into a volume, and how it is changed.
+
 use super::*;
 use crate::container::resources::HostSize;
 
