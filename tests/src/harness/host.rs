@@ -82,11 +82,20 @@ impl Host {
         for line in [
             "link add eth0 type veth peer name wire",
             "address add 192.0.2.10/24 dev eth0",
+            // No link-local addresses, which come when they like.
+            "link set eth0 addrgenmode none",
+            "link set wire addrgenmode none",
             "link set eth0 up",
             "link set wire up",
         ] {
             self.tool("ip", &line.split(' ').collect::<Vec<_>>()).ok();
         }
+        eventually("the wire is up", READY, || {
+            match self.tool("ip", &["-o", "link"]).ok().matches("state UP").count() {
+                2 => Ok(()),
+                count => Err(format!("{count} links are up")),
+            }
+        });
     }
 
     /// Runs `work` inside of the host's namespaces.
@@ -308,7 +317,8 @@ impl Host {
 
     /// Everything that a node could leave behind, now.
     pub fn snapshot(&self) -> Snapshot {
-        self.run(|| Snapshot::take(&self.name, &self.run_dir, self.processes()))
+        let (mounts, processes) = (self.namespaces.mounts(), self.processes());
+        self.run(|| Snapshot::take(&self.name, &self.run_dir, mounts, processes))
     }
 
     /// Processes of the program beside the node itself: the Pods' supervisors.
@@ -364,7 +374,6 @@ impl Drop for Host {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         super::snapshot::remove_cgroups(&self.name);
-        let _ = fs::remove_dir_all(&self.run_dir);
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

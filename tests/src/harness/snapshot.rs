@@ -24,12 +24,14 @@ const SYSCTLS: &[&str] = &[
 
 impl Snapshot {
     /// Looks from inside of the host's namespaces.
-    pub(super) fn take(cgroup: &str, run_dir: &Path, processes: Vec<(i32, String)>) -> Self {
+    pub(super) fn take(
+        cgroup: &str,
+        run_dir: &Path,
+        mounts: BTreeSet<String>,
+        processes: Vec<(i32, String)>,
+    ) -> Self {
         let mut all = BTreeMap::new();
-        all.insert(
-            "mounts",
-            lines(&fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default()),
-        );
+        all.insert("mounts", mounts);
         all.insert("network namespaces", names(Path::new("/run/netns")));
         all.insert("links", lines(&ip(&["-o", "link"])));
         all.insert("addresses", lines(&ip(&["-o", "address"])));

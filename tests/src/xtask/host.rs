@@ -18,6 +18,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mke2fs", "e2fsprogs"),
     ("depmod", "kmod"),
     ("dpkg", "dpkg"),
+    ("openssl", "openssl"),
 ];
 
 /// Checks that do not depend on packages; each message says what to do.

@@ -105,9 +105,11 @@ fn describe_tells_the_story() {
     let service = squeeze(&host.kubectl_ok(&["describe", "service", "myapp"]));
     assert!(service.contains("Selector: app=myapp") && service.contains(":8080"), "{service}");
     let node = squeeze(&host.kubectl_ok(&["describe", "node", &host.name]));
-    for words in
-        ["Ready True KubeletReady", "Non-terminated Pods: (3 in total)", "PodCIDR: 10.244."]
-    {
+    for words in [
+        "KubeletReady kubelet is posting ready status",
+        "Non-terminated Pods: (3 in total)",
+        "PodCIDR: 10.244.",
+    ] {
         assert!(node.contains(words), "`{words}` is not in: {node}");
     }
 }

@@ -14,6 +14,11 @@ fn existing(pod: &Value) -> bool {
     pod["metadata"]["deletionTimestamp"].is_null()
 }
 
+/// Its containers have ended, though the object is still there.
+fn finished(pod: &Value) -> bool {
+    matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+}
+
 fn ready(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array();
     existing(pod)
@@ -79,8 +84,9 @@ fn recreate_never_runs_old_and_new_together() {
     host.kubectl_ok(&["set", "image", "deployment/rolling", "app=myapp:1.1"]);
     host.kubectl_ok(&["rollout", "status", "deployment/rolling", "--timeout=90s"]);
     for (at, present) in states(&pods.events()).iter().enumerate() {
-        let old = count(present, |pod| image(pod) == "myapp:1.0");
-        let new = count(present, |pod| image(pod) == "myapp:1.1");
+        let runs = |pod: &Value, tag| image(pod) == tag && !finished(pod);
+        let old = count(present, |pod| runs(pod, "myapp:1.0"));
+        let new = count(present, |pod| runs(pod, "myapp:1.1"));
         assert!(old == 0 || new == 0, "event {at}: {old} old and {new} new Pods");
     }
 }

@@ -47,9 +47,11 @@ fn down_after_a_kill_leaves_nothing() {
 
 #[test]
 fn deleted_pods_leave_nothing_on_a_running_node() {
-    let mut host = Host::new("deleted");
-    host.import_images();
-    host.up();
+    let host = Host::with_node("deleted");
+    // The first Pod brings what stays with the node: the bridge's carrier, the cgroup, directories.
+    host.kubectl_ok(&["run", "first", "--image=myapp:1.0"]);
+    host.wait_for("pod/first", "condition=Ready");
+    host.kubectl_ok(&["delete", "pod", "first"]);
     let before = host.snapshot();
     for example in ["myapp.yaml", "myapp-service.yaml", "sidecar.yaml", "config.yaml"] {
         host.apply_example(example).ok();
