@@ -170,3 +170,7 @@ pub(super) fn denied(denial: &Denial) -> Answer {
     };
     text(status, &denial.to_string())
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
