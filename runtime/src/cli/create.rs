@@ -9,7 +9,7 @@ use nix::sys::signal::{SigSet, Signal};
 use oci_spec::runtime::Spec;
 
 use super::state::{Saved, Status, Store, start_time};
-use super::{CliError, CreateArgs, manage, message};
+use super::{CliError, CreateArgs, OWN_PARENT, manage, message};
 use crate::create::{self, Birth, Bond, Channel, Message};
 use crate::supervisor::time;
 use crate::sys::{fdpass, pidfd, process as sys};
@@ -89,7 +89,7 @@ fn cgroup_path(spec: &Spec, id: &str) -> PathBuf {
     let wanted = wanted.filter(|path| !path.as_os_str().is_empty());
     // `..` would lead out of the tree.
     let plain = |path: &PathBuf| !path.components().any(|part| part.as_os_str() == "..");
-    wanted.filter(plain).unwrap_or_else(|| Path::new("kobune-runtime").join(id))
+    wanted.filter(plain).unwrap_or_else(|| Path::new(OWN_PARENT).join(id))
 }
 
 /// Waits until the new process is ready (or, for an exec, has executed its program).

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::state::{Status, Store};
-use super::{CliError, message};
+use super::{CliError, OWN_PARENT, message};
 use crate::sys::pidfd;
 use crate::{cgroup, oci};
 
@@ -82,6 +82,10 @@ pub(super) fn delete(store: &Store, id: &str, force: bool) -> Result<(), CliErro
         status => return message(format!("container {id:?} is {}", status.name())),
     }
     cgroup::kill_pod(&saved.cgroup)?;
+    if let Some(parent) = saved.cgroup.parent().filter(|parent| parent.ends_with(OWN_PARENT)) {
+        // Ours, and empty with the last container; the kernel knows.
+        let _ = std::fs::remove_dir(parent);
+    }
     store.remove(id)
 }
 

@@ -16,6 +16,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+/// The cgroup above those of containers whose config.json names none.
+const OWN_PARENT: &str = "kobune-runtime";
+
 /// Runs containers from OCI bundles.
 #[derive(Debug, Parser)]
 #[command(name = "kobune-runtime", version, about)]

@@ -73,7 +73,7 @@ pub fn spawn(options: &SpawnOptions) -> Result<Spawned, SpawnError> {
         None => options.exe.clone(),
     };
     let mut command = Command::new(program);
-    command.arg0(options.exe.file_name().unwrap_or("kobune".as_ref()));
+    command.arg0(shown_name(&options.exe));
     command.args(arguments(options)).env_clear().current_dir("/");
     command.stdin(OwnedFd::from(listener)).stdout(reply).stderr(log);
     let child = command.spawn();
@@ -97,6 +97,15 @@ fn read_only(exe: &Path) -> Option<OwnedFd> {
     let attr = MountAttr { set: mount::ATTR_RDONLY, ..MountAttr::default() };
     mount::mount_setattr(mount.as_fd(), &attr, false).ok()?;
     Some(mount)
+}
+
+/// What `ps` shows: the program's own name also when it is given as `/proc/self/exe`.
+fn shown_name(exe: &Path) -> OsString {
+    let target = std::fs::read_link(exe);
+    let name = target.as_deref().unwrap_or(exe).file_name().unwrap_or("kobune".as_ref());
+    // Replaced by a newer version meanwhile.
+    let name = name.to_string_lossy();
+    name.strip_suffix(" (deleted)").unwrap_or(&name).into()
 }
 
 /// Relative names are meant from the working directory.
