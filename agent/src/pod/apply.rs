@@ -34,6 +34,11 @@ pub(super) fn apply(state: &mut PodState, event: Event, now: Now, actions: &mut 
         Event::SandboxFailed { reason, message } => {
             sandbox_failed(state, reason, message, now, actions)
         }
+        Event::SourcesChanged => {
+            if let Sandbox::Absent { not_before } = &mut state.sandbox {
+                *not_before = None;
+            }
+        }
         Event::SupervisorLost => supervisor_lost(state, now, actions),
         Event::TornDown => {
             if state.sandbox == Sandbox::TearingDown {

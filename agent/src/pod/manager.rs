@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::worker::{Msg, Worker};
 use crate::node::context::Context;
-use crate::sandbox::dirs::PodDirs;
+use crate::sandbox::dirs::{PodDirs, PodRecord};
 use crate::sandbox::{self, Remains};
 
 struct Manager {
@@ -113,27 +113,39 @@ impl Manager {
         }
         self.listed.clear();
         for (uid, remains) in std::mem::take(&mut self.remains) {
-            let settings = self.context.sandbox.clone();
-            tracing::info!(
-                namespace = remains.record.namespace,
-                name = remains.record.name,
-                "take down an unknown pod"
-            );
-            self.tasks.spawn(async move {
-                let work = move || {
-                    let mut errors: Vec<String> = sandbox::teardown(&settings, &remains.dirs)
-                        .iter()
-                        .map(ToString::to_string)
-                        .collect();
-                    errors.extend(sandbox::clean(&remains.dirs).iter().map(ToString::to_string));
-                    errors
-                };
-                for error in tokio::task::spawn_blocking(work).await.unwrap_or_default() {
-                    tracing::warn!(error, "take down an unknown pod");
-                }
-                uid
-            });
+            self.take_down(uid, remains);
         }
+        // Listed before any new worker can make something; workers in their last moments clean up for themselves.
+        let settings = self.context.sandbox.clone();
+        let unknown = sandbox::unknown(&settings, |uid| self.workers.contains_key(uid));
+        if unknown.is_empty() {
+            return;
+        }
+        tokio::task::spawn_blocking(move || {
+            for error in sandbox::sweep(&settings, &unknown) {
+                tracing::warn!(%error, "remove what a deleted pod left");
+            }
+        });
+    }
+
+    fn take_down(&mut self, uid: String, remains: Remains) {
+        let settings = self.context.sandbox.clone();
+        let PodRecord { namespace, name, .. } = &remains.record;
+        tracing::info!(namespace, name, "take down a pod that is gone from the API");
+        self.tasks.spawn(async move {
+            let work = move || {
+                for error in sandbox::teardown(&settings, &remains.dirs) {
+                    tracing::warn!(%error, "take down a pod that is gone");
+                }
+                for error in sandbox::clean(&remains.dirs) {
+                    tracing::warn!(%error, "clean up after a pod that is gone");
+                }
+            };
+            if let Err(error) = tokio::task::spawn_blocking(work).await {
+                tracing::error!(%error, "take down a pod that is gone");
+            }
+            uid
+        });
     }
 
     fn tell(&mut self, uid: &str, message: Msg) {

@@ -277,6 +277,8 @@ pub enum Event {
         reason: &'static str,
         message: String,
     },
+    /// A ConfigMap or Secret that a volume shows.
+    SourcesChanged,
     SupervisorLost,
     TornDown,
     TeardownFailed {

@@ -343,6 +343,14 @@ fn the_active_deadline_fails_the_pod() {
 }
 
 #[test]
+fn a_source_that_appears_is_not_waited_for() {
+    let mut bench = Bench::new(ONE);
+    bench.send(Event::SandboxFailed { reason: "FailedMount", message: "no".into() });
+    assert_eq!(bench.send(Event::SourcesChanged), [Action::SetupSandbox]);
+    assert_eq!(bench.send(Event::SourcesChanged), [], "it is under way");
+}
+
+#[test]
 fn what_fails_is_tried_again() {
     let mut bench = Bench::new(ONE);
     let failed = Event::SandboxFailed { reason: "FailedMount", message: "no".into() };

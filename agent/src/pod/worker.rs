@@ -53,8 +53,10 @@ pub struct Worker {
     pub(super) standing: Option<Standing>,
     pub(super) outbox: mpsc::UnboundedSender<Msg>,
     inbox: mpsc::UnboundedReceiver<Msg>,
-    /// The supervisor's events and the volumes' sources; dropped with the sandbox.
+    /// The supervisor's events.
     listeners: JoinSet<()>,
+    /// Changes of what the volumes show.
+    sources: JoinSet<()>,
     writer: Writer,
     /// True while the API's status says what the machine says.
     pub(super) settled: watch::Sender<bool>,
@@ -80,6 +82,7 @@ impl Worker {
             outbox: channel.0,
             inbox: channel.1,
             listeners: JoinSet::new(),
+            sources: JoinSet::new(),
             writer: Writer::default(),
             settled: watch::channel(false).0,
             refused,
@@ -93,6 +96,9 @@ impl Worker {
             self.refuse();
         }
         self.look_at_object(&Arc::clone(&self.pod));
+        if self.state.stop.is_none() && !self.state.refused {
+            self.sources = sources::watch(&self.context, &self.pod, &self.outbox);
+        }
         self.step(Event::Tick);
         loop {
             self.publish();
@@ -181,7 +187,7 @@ impl Worker {
             }
             Msg::Record(record) => self.record(&record),
             Msg::SupervisorGone => self.supervisor_gone(),
-            Msg::SourcesChanged => self.refresh_volumes(),
+            Msg::SourcesChanged => self.sources_changed(),
             Msg::Written(result) => self.written(*result),
         }
     }
@@ -209,7 +215,7 @@ impl Worker {
     }
 
     fn stand(&mut self, standing: Standing, mut events: Events) {
-        self.listeners = sources::watch(&self.context, &self.pod, &self.outbox);
+        self.listeners = JoinSet::new();
         let outbox = self.outbox.clone();
         self.listeners.spawn(async move {
             while let Some(event) = events.next().await {
@@ -255,13 +261,18 @@ impl Worker {
         }
     }
 
-    fn refresh_volumes(&mut self) {
-        if let Some(standing) = self.standing.clone() {
+    /// Volumes that are shown are refreshed; what waited for a missing source is tried again.
+    fn sources_changed(&mut self) {
+        if self.state.stop.is_some() {
+            self.sources.abort_all();
+        } else if let Some(standing) = self.standing.clone() {
             tokio::spawn(sources::refresh(
                 Arc::clone(&self.context),
                 Arc::clone(&self.pod),
                 standing,
             ));
+        } else {
+            self.step(Event::SourcesChanged);
         }
     }
 

@@ -108,10 +108,10 @@ fn make(settings: &Settings, pod: &Pod, dirs: &PodDirs) -> Result<Standing, Sand
     make_directory(&dirs.run)?;
     make_directory(&dirs.data)?;
     let mut record = new_record(settings, pod);
-    if !is_host_network(pod) {
-        record.netns = Some(claim_netns(&record)?);
-    }
     record.write(&dirs.record())?;
+    if !is_host_network(pod) {
+        claim_netns(&mut record, &dirs.record())?;
+    }
     // The network is the slow half; the supervisor does not need the address.
     let (network, supervisor) = std::thread::scope(|scope| {
         let network = scope.spawn(|| connect(settings, &record));
@@ -156,14 +156,24 @@ pub fn is_host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false)
 }
 
-/// The Pod's name if it is free, so that `ip netns` shows it as people know it; making the namespace is the claim.
-fn claim_netns(record: &PodRecord) -> Result<String, SandboxError> {
+/// The Pod's name if it is free, so that `ip netns` shows it as people know it; making the namespace is the claim. The
+/// record says so before: a crash in between must not leave a namespace that nobody knows.
+fn claim_netns(record: &mut PodRecord, path: &Path) -> Result<(), SandboxError> {
     let longer = format!("{}_{}", record.namespace, record.name);
     let longest = format!("{longer}_{}", record.uid);
     for name in [record.name.clone(), longer, longest] {
+        if netns::exists(&name) {
+            continue;
+        }
+        record.netns = Some(name.clone());
+        record.write(path)?;
         match netns::create(&name) {
-            Ok(_) => return Ok(name),
-            Err(_) if netns::exists(&name) => {}
+            Ok(_) => return Ok(()),
+            // Somebody was faster: it is not ours, and the record must not say so.
+            Err(_) if netns::exists(&name) => {
+                record.netns = None;
+                record.write(path)?;
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -275,6 +285,31 @@ pub fn scan(settings: &Settings) -> Vec<Remains> {
     entries.flatten().filter_map(|entry| remains(entry.path())).collect()
 }
 
+/// Pods that have something in the data directory and are not `known`: deleted while this node was down.
+pub fn unknown(settings: &Settings, known: impl Fn(&str) -> bool) -> Vec<String> {
+    let all = list(&settings.roots.data.join("pods"));
+    all.map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|uid| !known(uid))
+        .collect()
+}
+
+/// Removes volumes and logs of these Pods.
+pub fn sweep(settings: &Settings, uids: &[String]) -> Vec<VolumeError> {
+    let mut errors = Vec::new();
+    for uid in uids {
+        // Other nodes may log to the same place: only what belongs to this very Pod goes.
+        let logs = list(&settings.roots.logs).map(|entry| entry.path());
+        let own = logs.filter(|path| path.to_string_lossy().ends_with(&format!("_{uid}")));
+        errors.extend(own.flat_map(|path| mount::remove_tree(&path)));
+        errors.extend(mount::remove_tree(&settings.roots.data.join("pods").join(uid)));
+    }
+    errors
+}
+
+fn list(directory: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
+    fs::read_dir(directory).into_iter().flatten().flatten()
+}
+
 /// The record of one Pod, if there is a readable one.
 pub fn find(dirs: &PodDirs) -> Option<Remains> {
     let record = PodRecord::read(&dirs.record()).ok().flatten()?;
@@ -299,4 +334,43 @@ fn read_records(dirs: &PodDirs) -> Vec<ContainerRecord> {
     let is_record = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
     let paths = entries.flatten().map(|entry| entry.path()).filter(is_record);
     paths.filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_unknown_pods_are_swept_away() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let settings = Settings {
+            roots: Roots { data: at("data"), run: at("run"), logs: at("logs") },
+            cgroups: CgroupHost { mount: at("cgroup"), controllers: Default::default() },
+            cgroup_root: "kobune".into(),
+            network: HostConfig {
+                bridge: "kobune0".into(),
+                node_cidr: "10.244.0.0/24".parse().unwrap(),
+                cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+                service_cidr: "10.96.0.0/16".parse().unwrap(),
+                mtu: None,
+                state_dir: at("net"),
+            },
+            boot_id: String::new(),
+            exe: at("exe"),
+            node_name: "node".into(),
+            pids_per_pod: None,
+        };
+        for path in
+            ["data/pods/a/x", "data/pods/b", "logs/ns_p_a", "logs/ns_p_b", "logs/ns_q_other"]
+        {
+            fs::create_dir_all(at(path)).unwrap();
+        }
+        let unknown = unknown(&settings, |uid| uid == "b");
+        assert_eq!(unknown, ["a"]);
+        assert!(sweep(&settings, &unknown).is_empty());
+        let there = |path: &str| at(path).exists();
+        assert!(!there("data/pods/a") && !there("logs/ns_p_a"));
+        assert!(there("data/pods/b") && there("logs/ns_p_b") && there("logs/ns_q_other"));
+    }
 }
