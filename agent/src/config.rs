@@ -110,8 +110,13 @@ pub fn parse_file(path: &Path, text: &str) -> Result<Settings, ConfigError> {
     if text.lines().all(only_comments) {
         return Ok(Settings::default());
     }
-    serde_saphyr::from_str(text)
-        .map_err(|e| ConfigError::File { path: path.to_owned(), message: e.to_string() })
+    serde_saphyr::from_str(text).map_err(|e| {
+        // The lines after the first are a drawing of the place.
+        let text = e.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        let message = line.strip_prefix("error: ").unwrap_or(line).to_owned();
+        ConfigError::File { path: path.to_owned(), message }
+    })
 }
 
 impl Settings {
@@ -300,7 +305,8 @@ mod tests {
 
     #[test]
     fn unknown_names_and_wrong_types_are_refused_by_name() {
-        assert!(file("data-dri: /x\n").unwrap_err().to_string().contains("data-dri"));
+        let error = file("data-dri: /x\n").unwrap_err().to_string();
+        assert!(error.contains("data-dri") && !error.contains('\n'), "{error}");
         assert!(file("secure-port: many\n").is_err());
         assert_eq!(file("# nothing\n\n").unwrap(), Settings::default());
     }
