@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -42,7 +43,10 @@ impl Lock {
             let path = path.clone();
             move |source| LockError::Io { verb, path, source }
         };
-        std::fs::create_dir_all(data_dir).map_err(io("create directory of"))?;
+        // Keys and Secrets are in there.
+        let mut private = std::fs::DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        private.create(data_dir).map_err(io("create directory of"))?;
         let options =
             File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let file = options.map_err(io("open"))?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client};
+use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,10 @@ pub(super) struct RunningNode {
 
 impl RunningNode {
     pub(super) async fn start(config: &Config, identity: Identity) -> Result<Self, Failure> {
+        let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), config.kubelet_port);
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|e| format!("listen on {address} for the node's server: {e}"))?;
         let root = config.data_dir.join("images");
         let images = tokio::task::spawn_blocking(move || ImageStore::open(&root)).await??;
         let images = Arc::new(images);
@@ -47,13 +52,8 @@ impl RunningNode {
         let node = Node::start(options, client.clone(), images, shutdown.clone()).await?;
         let containers = OnNode { pods: node.pods(), client, node: config.node_name.clone() };
         let (certificate, key) = identity.serving;
-        let listen = kubelet::Options {
-            address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), config.kubelet_port),
-            certificate,
-            key,
-            client_ca: identity.client_ca,
-        };
-        let server = match kubelet::serve(listen, containers, shutdown.clone()).await {
+        let listen = kubelet::Options { listener, certificate, key, client_ca: identity.client_ca };
+        let server = match kubelet::serve(listen, containers, shutdown.clone()) {
             Ok(server) => server,
             Err(e) => {
                 shutdown.cancel();

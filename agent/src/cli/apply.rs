@@ -53,9 +53,11 @@ impl Apply {
         for object in objects {
             match place(&known, &object, &self.access, &namespace) {
                 Ok(target) => match target.apply(&client, object).await {
-                    Ok(verb) => {
-                        println!("{}/{} {verb}", target.resource.report_name(), target.name)
-                    }
+                    Ok(verb) => super::say(format_args!(
+                        "{}/{} {verb}",
+                        target.resource.report_name(),
+                        target.name
+                    )),
                     Err(e) => failed |= report(&target.name, &e),
                 },
                 Err(e) => failed |= report("manifest", &e),
@@ -90,7 +92,11 @@ impl Delete {
         for target in targets {
             let call = request(Method::DELETE, &target.path(), Some((JSON, &options)), JSON)?;
             match client.request::<Value>(call).await {
-                Ok(_) => println!("{} {:?} deleted", target.resource.report_name(), target.name),
+                Ok(_) => super::say(format_args!(
+                    "{} {:?} deleted",
+                    target.resource.report_name(),
+                    target.name
+                )),
                 Err(e) => failed |= report(&target.name, &explain(e)),
             }
         }

@@ -57,7 +57,7 @@ impl Get {
             match client.request::<Value>(request(Method::GET, &uri, None, accept)?).await {
                 Ok(answer) => {
                     if !std::mem::take(&mut first) && table {
-                        println!();
+                        super::say("");
                     }
                     self.print(&answer, resource, namespace.as_deref())?;
                 }
@@ -77,20 +77,22 @@ impl Get {
         namespace: Option<&str>,
     ) -> Result<(), Failure> {
         match self.output {
-            Some(Output::Json) => println!("{}", serde_json::to_string_pretty(answer)?),
-            Some(Output::Yaml) => print!("{}", serde_saphyr::to_string(answer)?),
+            Some(Output::Json) => {
+                super::say(format_args!("{}", serde_json::to_string_pretty(answer)?))
+            }
+            Some(Output::Yaml) => super::show(&serde_saphyr::to_string(answer)?),
             Some(Output::Name) => {
                 let one = std::slice::from_ref(answer);
                 let items = answer["items"].as_array().map_or(one, Vec::as_slice);
                 for name in items.iter().filter_map(|item| item["metadata"]["name"].as_str()) {
-                    println!("{}/{name}", resource.report_name());
+                    super::say(format_args!("{}/{name}", resource.report_name()));
                 }
             }
             None | Some(Output::Wide) => {
                 let with_namespace = self.all_namespaces && resource.namespaced;
                 let rows = rows(answer, self.output == Some(Output::Wide), with_namespace);
                 if rows.len() > 1 {
-                    print!("{}", crate::table::render(&rows));
+                    super::show(&crate::table::render(&rows));
                 } else {
                     let place = namespace.filter(|_| resource.namespaced);
                     let place = place.map(|n| format!(" in namespace {n:?}")).unwrap_or_default();

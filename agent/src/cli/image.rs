@@ -53,7 +53,7 @@ impl Command {
                 let imported = store.import(&path, tag.as_deref());
                 for image in imported.map_err(|e| format!("{}: {e}", path.display()))? {
                     for name in tags(&image) {
-                        println!("imported {name} ({})", short(&image.id));
+                        super::say(format_args!("imported {name} ({})", short(&image.id)));
                     }
                 }
             }
@@ -61,7 +61,7 @@ impl Command {
             Verb::Rm { images } => {
                 for image in images {
                     store.remove(&image)?;
-                    println!("removed {image}");
+                    super::say(format_args!("removed {image}"));
                 }
             }
         }
@@ -77,7 +77,7 @@ fn list(images: &[Image]) {
             rows.push([name.to_owned(), short(&image.id).to_owned(), layers, size(image.size)]);
         }
     }
-    print!("{}", crate::table::render(&rows));
+    super::show(&crate::table::render(&rows));
 }
 
 /// Names with a tag; those by digest say nothing new.

@@ -120,7 +120,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Exec(exec) => client::block_on(exec.run()),
         Command::Delete(delete) => client::block_on(delete.run()),
         Command::Version => {
-            println!("kobune {}", env!("CARGO_PKG_VERSION"));
+            say(format_args!("kobune {}", env!("CARGO_PKG_VERSION")));
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -156,6 +156,20 @@ pub(crate) fn facts() -> Result<Facts, Failure> {
         hostname: hostname.to_string_lossy().into_owned(),
         current_dir: std::env::current_dir().map_err(|e| format!("find current directory: {e}"))?,
     })
+}
+
+/// A line of output.
+fn say(line: impl std::fmt::Display) {
+    show(&format!("{line}\n"));
+}
+
+/// Output. Whoever reads us may have read enough: then there is nothing left to do.
+fn show(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(1);
+    }
 }
 
 /// An error and what caused it, in one line; causes that are already part of the message are left out.

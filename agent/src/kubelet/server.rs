@@ -1,7 +1,6 @@
 //! Listens, tells who asks, and hands requests to those who answer.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +29,8 @@ pub(super) type Answer = Response<Body>;
 
 /// What the server needs to begin.
 pub(crate) struct Options {
-    pub(crate) address: SocketAddr,
+    /// Bound before the node starts: who cannot be asked should not run Pods.
+    pub(crate) listener: TcpListener,
     /// PEM.
     pub(crate) certificate: String,
     pub(crate) key: String,
@@ -38,19 +38,15 @@ pub(crate) struct Options {
     pub(crate) client_ca: String,
 }
 
-/// Listen, then serve until `shutdown`. Returns when listening, with the task that serves.
-pub(crate) async fn serve<C: Containers>(
+/// Serve until `shutdown`, in a task of its own.
+pub(crate) fn serve<C: Containers>(
     options: Options,
     containers: C,
     shutdown: CancellationToken,
 ) -> Result<tokio::task::JoinHandle<()>, Failure> {
     let config = tls::config(&options.certificate, &options.key, &options.client_ca)?;
-    let address = options.address;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|e| format!("listen on {address} for the node's API: {e}"))?;
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    Ok(tokio::spawn(accept(listener, acceptor, containers, shutdown)))
+    Ok(tokio::spawn(accept(options.listener, acceptor, containers, shutdown)))
 }
 
 async fn accept<C: Containers>(

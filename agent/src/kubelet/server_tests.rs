@@ -1,5 +1,6 @@
 //! The server as its clients see it: real TLS, real HTTP, and a supervisor made of a few lines.
 
+use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
