@@ -87,7 +87,7 @@ fn a_container_over_its_memory_is_oom_killed_and_restarted() {
 #[test]
 #[ignore = "runs in the virtual machine"]
 fn pids_are_limited() {
-    pod("forker", &["forks", "30000"], &json!({ "memory": "1Gi" }), "Never");
+    pod("forker", &["tasks", "30000"], &json!({ "memory": "1Gi" }), "Never");
     host().until_field("pod/forker", ".status.phase", "Succeeded");
     let said = host().kubectl_ok(&["logs", "forker"]);
     assert!(said.contains("then: Resource temporarily unavailable"), "{said}");

@@ -321,17 +321,14 @@ impl Host {
         self.run(|| Snapshot::take(&self.name, &self.run_dir, mounts, processes))
     }
 
-    /// Processes of the program beside the node itself: the Pods' supervisors.
+    /// The Pods' supervisors: the program's hidden command of that name. (Their /proc/PID/exe lies on a
+    /// mount of its own and has no path.)
     pub fn supervisors(&self) -> Vec<i32> {
-        let node = self.pid();
-        let program = paths::kobune();
-        let program = fs::canonicalize(&program).unwrap_or(program);
-        self.processes()
-            .into_iter()
-            .map(|(pid, _)| pid)
-            .filter(|pid| *pid != node)
-            .filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program))
-            .collect()
+        let second_word = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).nth(1).is_some_and(|word| word == b"supervisor")
+        };
+        self.processes().into_iter().map(|(pid, _)| pid).filter(second_word).collect()
     }
 
     /// Process ids and names of all that live in the host's mount namespace.
