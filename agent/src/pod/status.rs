@@ -27,7 +27,9 @@ pub fn build(pod: &Pod, state: &PodState, host: &HostFacts, now: Timestamp) -> P
         Sandbox::Ready { .. } if host_network => Some(host.ip.clone()),
         _ => state.address.map(|address| address.to_string()).or_else(|| before.pod_ip.clone()),
     };
-    let (init, main) = container_statuses(state);
+    // As upstream's for a Pod that the kubelet rejects: no containers, so that the Pod's own reason is shown.
+    let rejected = state.refused && state.phase == Phase::Failed;
+    let (init, main) = if rejected { Default::default() } else { container_statuses(state) };
     PodStatus {
         phase: Some(state.phase.name().into()),
         reason: state.reason.clone(),
@@ -39,7 +41,7 @@ pub fn build(pod: &Pod, state: &PodState, host: &HostFacts, now: Timestamp) -> P
         pod_ip: ip,
         start_time: Some(Time(to_seconds(state.started_at))),
         init_container_statuses: (!init.is_empty()).then_some(init),
-        container_statuses: Some(main),
+        container_statuses: (!rejected).then_some(main),
         qos_class: before.qos_class.clone().or_else(|| Some(qos::class(pod).into())),
         ..before
     }

@@ -277,4 +277,14 @@ fn a_deadline_and_a_refusal_are_reasons_of_the_pod() {
     );
     assert_eq!(waiting(&status.container_statuses.unwrap()[0]), Some("UnsupportedField"));
     assert_eq!(bench.state.deadline, None::<Duration>);
+
+    let mut bench = Bench::new(r#"{"restartPolicy":"Never","containers":[{"name":"app"}]}"#);
+    bench.state.refuse("hostPID is not supported");
+    bench.send(Event::Tick);
+    let status = bench.status();
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref()),
+        (Some("Failed"), Some("UnsupportedField"))
+    );
+    assert_eq!(status.container_statuses, None, "kubectl shows the Pod's reason only then");
 }
