@@ -98,11 +98,11 @@ fn wait_for(device: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Runs /kobune/suite to its end while reaping everybody's orphans.
+/// Runs /kobune/deps/suite to its end while reaping everybody's orphans.
 fn run_suite() -> Outcome<i32> {
     let name = parameter("kobune.suite").ok_or("no kobune.suite on the command line")?;
     println!("vminit: {name}, boot {}", parameter("kobune.boot").unwrap_or_default());
-    let child = Command::new("/kobune/suite")
+    let child = Command::new("/kobune/deps/suite")
         .args(["--include-ignored", "--test-threads=1"])
         .env_clear()
         .env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin")
@@ -114,7 +114,7 @@ fn run_suite() -> Outcome<i32> {
         .env("KUBECTL", "/kobune/kubectl")
         .env("KOBUNE_PATIENCE", "10")
         .spawn()
-        .map_err(|error| format!("run /kobune/suite: {error}"))?;
+        .map_err(|error| format!("run /kobune/deps/suite: {error}"))?;
     let suite = Pid::from_raw(i32::try_from(child.id())?);
     loop {
         let status = match waitpid(None, None)? {

@@ -16,8 +16,20 @@ const SIZE: &str = "2G";
 const PROGRAMS: &str = "kobune";
 
 const DIRECTORIES: &[&str] = &[
-    "bin", "dev", "etc", "kobune", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/sbin",
-    "var/lib", "var/log", "sbin",
+    "bin",
+    "dev",
+    "etc",
+    "kobune/deps",
+    "proc",
+    "root",
+    "run",
+    "sys",
+    "tmp",
+    "usr/bin",
+    "usr/sbin",
+    "var/lib",
+    "var/log",
+    "sbin",
 ];
 
 /// Fills `work/root` and makes the image from it, replacing an older one.
@@ -42,7 +54,9 @@ pub(super) fn make(work: &Path, image: &Path, suite: &Suite) -> Result<(), Strin
 
 fn fill(root: &Path, suite: &Suite) -> Result<(), String> {
     let programs = root.join(PROGRAMS);
-    copy(&suite.program, &programs.join("suite"))?;
+    // As cargo lays them out: a suite finds the programs of its package one directory above.
+    copy(&suite.program, &programs.join("deps/suite"))?;
+    copy(&paths::beside("kobune-runtime"), &programs.join("kobune-runtime"))?;
     copy(&paths::kobune(), &programs.join("kobune"))?;
     copy(&paths::testapp(), &programs.join("testapp"))?;
     if let Some(kubectl) = paths::kubectl() {

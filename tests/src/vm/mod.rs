@@ -8,7 +8,7 @@
 //!   serial 0: console, shown as it comes     serial 1: one word about how it ended
 //! ```
 //!
-//! A suite is a test file `tests/tests/vm_*.rs`, linked statically, whose tests are `#[ignore]`d on the
+//! A suite is a test file `PACKAGE/tests/vm_*.rs`, linked statically, whose tests are `#[ignore]`d on the
 //! host and run inside as root by process 1. [`guest`] is what such a test may ask of its machine.
 
 pub mod cpio;

@@ -17,7 +17,7 @@ usage: cargo xtask COMMAND
 
   test [--no-lint] [--no-vm] [FILTER]  install what the tests need, then run all of them (root)
   lint                                 rustfmt, clippy, arrows, licences, file heads
-  vm [NAME…]                           run the suites tests/tests/vm_*.rs in a virtual machine (root)
+  vm [NAME…]                           run the suites */tests/vm_*.rs in a virtual machine (root)
   bench                                measure, and print the README's table of figures (root)
 ";
 

@@ -13,7 +13,8 @@ pub(super) fn run(names: &[String]) -> Result<(), String> {
     host::check()?;
     host::install()?;
     test::release_build()?;
-    call(&mut cargo(&["build", "--quiet", "--package", "kobune-tests", "--bins", "--locked"]))?;
+    let programs = ["build", "--quiet", "--locked", "--bins"];
+    call(cargo(&programs).args(["--package", "kobune-tests", "--package", "kobune-runtime"]))?;
     let mut suites = build()?;
     for name in names {
         if !suites.iter().any(|suite| suite.name == *name) {
@@ -29,10 +30,10 @@ pub(super) fn run(names: &[String]) -> Result<(), String> {
     steps.finish()
 }
 
-/// Builds all test programs named `vm_…`; cargo says where they are.
+/// Builds all test programs named `vm_…`, whatever their package; cargo says where they are.
 fn build() -> Result<Vec<vm::Suite>, String> {
     let mut command = cargo(&["test", "--no-run", "--quiet", "--locked"]);
-    command.args(["--package", "kobune-tests", "--test", "vm_*", "--message-format=json"]);
+    command.args(["--workspace", "--test", "vm_*", "--message-format=json"]);
     command.stderr(Stdio::inherit()).current_dir(paths::root());
     let output = command.output().map_err(|error| format!("{}: {error}", display(&command)))?;
     if !output.status.success() {

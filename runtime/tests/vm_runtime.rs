@@ -1,5 +1,5 @@
 //! What the kernel limits. Needs root, busybox-static and a full cgroup v2 tree, which development machines may lack:
-//! so these tests are ignored by default and run in the virtual machine (`--ignored`).
+//! so these tests are ignored there and run in the virtual machine (`cargo xtask vm vm_runtime`).
 
 mod common;
 
