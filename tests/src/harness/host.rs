@@ -185,15 +185,15 @@ impl Host {
 
     /// Starts `kobune up` and returns at once.
     pub fn start(&mut self) {
-        self.start_with(&[]);
+        self.start_with("up", &[]);
     }
 
-    /// The same with further arguments.
-    pub fn start_with(&mut self, arguments: &[&str]) {
+    /// Starts a verb that stays (`up`, `server`) with further arguments.
+    pub fn start_with(&mut self, verb: &str, arguments: &[&str]) {
         assert!(self.node.is_none(), "the node is running already");
         let log = File::options().create(true).append(true).open(self.dir.join("kobune.log"));
         let log = log.expect("open kobune.log");
-        let mut command = self.kobune_command(&["up"], arguments);
+        let mut command = self.kobune_command(&[verb], arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("dup")).stderr(log);
         self.node = Some(self.run(|| command.spawn()).expect("start kobune up"));
     }

@@ -24,13 +24,16 @@ fn the_demo_works_without_any_tool_on_path() {
     let before = host.snapshot();
     let outcome = host.kobune(&["up"], &["--demo", "--exit"]);
     let shown = outcome.clone().ok();
-    for word in ["demo", "10.244.", "10.96.", "Ready"] {
-        assert!(
-            shown.contains(word),
-            "the demo does not show {word}:\n{shown}\n{}",
-            outcome.stderr
-        );
+    let shows = ["The node", "The Pods", "10.244.0.", "10.96.", "12 requests", "How long it took"];
+    for words in shows {
+        assert!(shown.contains(words), "{words:?} is not in:\n{shown}\n{}", outcome.stderr);
     }
+    assert_eq!(shown.lines().filter(|line| line.contains("Running, Ready")).count(), 3, "{shown}");
+    let answers: Vec<u32> = shown
+        .lines()
+        .filter_map(|line| line.trim().strip_suffix(" answers")?.rsplit(' ').next()?.parse().ok())
+        .collect();
+    assert_eq!((answers.len(), answers.iter().sum::<u32>()), (3, 12), "{shown}");
     assert_eq!(host.snapshot().difference(&before), Vec::<String>::new());
 }
 

@@ -135,6 +135,45 @@ fn write_until(stop: &AtomicBool, to: SocketAddr) -> Vec<u64> {
     acknowledged
 }
 
+/// A few kills in the middle of a rolling update: it goes on each time and ends as without them.
+#[test]
+fn a_rollout_goes_on_after_kills() {
+    let mut host = Host::with_node("killroll");
+    host.apply_example("rollout.yaml").ok();
+    host.kubectl_ok(&["rollout", "status", "deployment/rolling", "--timeout=60s"]);
+    let mut dice = Dice::new();
+    for version in ["1.1", "1.0", "1.1"] {
+        let image = format!("app=myapp:{version}");
+        host.kubectl_ok(&["set", "image", "deployment/rolling", &image]);
+        thread::sleep(Duration::from_millis(dice.below(1500)));
+        host.kill_node();
+        host.up();
+    }
+    host.kubectl_ok(&["rollout", "status", "deployment/rolling", "--timeout=90s"]);
+    eventually("four new Pods and nothing else", MINUTE, || {
+        let pods = host.pods("app=rolling");
+        let good = |pod: &serde_json::Value| {
+            pod["spec"]["containers"][0]["image"] == "myapp:1.1"
+                && pod["status"]["containerStatuses"][0]["restartCount"] == 0
+                && pod["status"]["containerStatuses"][0]["ready"] == true
+        };
+        let fine = pods.iter().filter(|pod| good(pod)).count();
+        let supervisors = host.supervisors().len();
+        if (pods.len(), fine, supervisors) == (4, 4, 4) {
+            Ok(())
+        } else {
+            Err(format!("{} Pods, {fine} good, {supervisors} supervisors", pods.len()))
+        }
+    });
+    let vip = host.service_address("rolling", 80);
+    eventually("the VIP leads to all four", MINUTE, || {
+        match host.who_answers(vip, "/", 80).len() {
+            4 => Ok(()),
+            few => Err(format!("{few} answer")),
+        }
+    });
+}
+
 const KILLS: usize = 50;
 
 #[test]

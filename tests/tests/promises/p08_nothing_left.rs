@@ -78,7 +78,7 @@ fn deleted_pods_leave_nothing_on_a_running_node() {
 fn ctrl_c_of_the_demo_leaves_nothing() {
     let mut host = Host::new("ctrlc");
     let before = host.snapshot();
-    host.start_with(&["--demo"]);
+    host.start_with("up", &["--demo"]);
     host.wait_ready();
     let selector = ["get", "pods", "-A", "--field-selector=status.phase=Running", "-o", "name"];
     eventually("the demo runs", Duration::from_secs(60), || {
