@@ -144,7 +144,7 @@ impl Set {
 
     /// Pods that exist or will: what the set wants or has, and what is still on its way out.
     fn occupied(&self) -> i32 {
-        let leaving = self.pods.iter().filter(|p| p.is_terminating() && !p.is_finished()).count();
+        let leaving = self.pods.iter().filter(|pod| pod.is_terminating()).count();
         self.replicas().max(self.active_pods()) + count(leaving)
     }
 
