@@ -3,7 +3,17 @@
 use std::fmt;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::wait::patience;
+
+/// No command of a test takes longer; one that does hangs, and is killed.
+const DEADLINE: Duration = Duration::from_secs(180);
 
 /// How a command ended and what it printed.
 #[derive(Debug, Clone)]
@@ -44,7 +54,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Runs to the end, with `input` on standard input.
+/// Runs to the end, with `input` on standard input; kills what does not end.
 ///
 /// # Panics
 /// If the program cannot be started.
@@ -58,7 +68,15 @@ pub fn run(mut command: Command, input: &str) -> Outcome {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("run `{line}`: {error}"));
     let mut stdin = child.stdin.take().expect("stdin is a pipe");
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid fits"));
     let output = thread::scope(|scope| {
+        let (_ended, end) = channel::<()>();
+        scope.spawn(move || {
+            if end.recv_timeout(patience(DEADLINE)) == Err(RecvTimeoutError::Timeout) {
+                // Not reaped yet: `wait_with_output` below has not returned, so the pid is our child's.
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        });
         scope.spawn(move || {
             // A program that does not read its input is fine.
             let _ = stdin.write_all(input.as_bytes());
