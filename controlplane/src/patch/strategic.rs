@@ -44,7 +44,12 @@ impl<'t> Merge<'t> {
     fn object(&self, mut original: Object, mut patch: Object, ty: &'t Type) -> Merged<Object> {
         match patch.remove(DIRECTIVE).as_ref().map(|d| d.as_str().unwrap_or_default()) {
             None | Some("merge") => {}
-            Some("replace") => return Ok(patch),
+            Some("replace") => {
+                return Ok(match clean(Value::Object(patch))? {
+                    Value::Object(whole) => whole,
+                    _ => Object::new(),
+                });
+            }
             Some("delete") => return Ok(Object::new()),
             Some(other) => return Err(unknown_directive(other)),
         }

@@ -281,3 +281,12 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_replacement_loses_its_other_directives() {
+    let pods = find("", "v1", "pods").expect("pods");
+    let patch = json!({"spec": {"$patch": "replace", "$retainKeys": ["a"], "nodeName": "n"}});
+    let current = json!({"spec": {"hostname": "h"}});
+    let patched = apply(pods, PatchType::Strategic, &current, &patch).expect("patch");
+    assert_eq!(patched, json!({"spec": {"nodeName": "n"}}));
+}
