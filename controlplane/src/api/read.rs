@@ -105,17 +105,8 @@ impl Api {
 
     /// Waits a moment for a revision from the future.
     pub(super) async fn reached(&self, revision: u64) -> Result<(), ApiError> {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let current = self.store.revision();
-            if revision <= current {
-                return Ok(());
-            }
-            if tokio::time::Instant::now() >= deadline {
-                return Err(errors::future_revision(revision, current));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let waited = tokio::time::timeout(PATIENCE, self.store.reached(revision)).await;
+        waited.map_err(|_| errors::future_revision(revision, self.store.revision()))
     }
 }
 

@@ -102,6 +102,8 @@ pub(super) struct Cache {
     /// Where windows begin: the revision at start.
     loaded: u64,
     tables: HashMap<Resource, Table>,
+    /// The published revision, for those who wait for one.
+    published: watch::Sender<u64>,
     subscribers: Vec<mpsc::UnboundedSender<Arc<Event>>>,
 }
 
@@ -115,8 +117,13 @@ impl Cache {
             objects.push(Arc::new(object));
             Ok(())
         })?;
-        let mut cache =
-            Self { revision, loaded: revision, tables: HashMap::new(), subscribers: Vec::new() };
+        let mut cache = Self {
+            revision,
+            loaded: revision,
+            tables: HashMap::new(),
+            published: watch::Sender::new(revision),
+            subscribers: Vec::new(),
+        };
         for object in objects {
             cache.table(object.resource).insert(object);
         }
@@ -187,6 +194,7 @@ impl Cache {
             table.newest.send_replace(event.revision);
         }
         self.revision = revision;
+        self.published.send_replace(revision);
         self.subscribers.retain(|s| events.iter().all(|e| s.send(e.clone()).is_ok()));
     }
 
@@ -194,6 +202,10 @@ impl Cache {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.subscribers.push(sender);
         receiver
+    }
+
+    pub(super) fn published(&self) -> watch::Receiver<u64> {
+        self.published.subscribe()
     }
 
     pub(super) fn newest(&mut self, resource: Resource) -> watch::Receiver<u64> {

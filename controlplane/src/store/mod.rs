@@ -180,6 +180,13 @@ impl Store {
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
+    /// Returns when `revision` is published.
+    pub async fn reached(&self, revision: u64) {
+        let mut published = self.shared.read().published();
+        // The sender lives as long as this store.
+        let _ = published.wait_for(|newest| *newest >= revision).await;
+    }
+
     /// The newest published revision.
     pub fn revision(&self) -> u64 {
         self.shared.read().revision()

@@ -274,3 +274,17 @@ fn bytes_and_values_agree() {
     assert_eq!(parsed, object.value());
     assert_eq!(parsed["metadata"]["resourceVersion"], "1");
 }
+
+#[test]
+fn who_waits_for_a_revision_wakes_when_it_is_published() {
+    let store = Store::with_backend(Box::new(Memory::default())).unwrap();
+    block_on(async {
+        let next = store.revision() + 1;
+        let mut waiting = std::pin::pin!(store.reached(next));
+        let early = tokio::time::timeout(std::time::Duration::ZERO, waiting.as_mut()).await;
+        assert!(early.is_err(), "nothing was written yet");
+        let write = Write::Create { key: key("a"), value: pod("a", 1) };
+        let (reached, created) = tokio::join!(waiting, store.commit(write));
+        assert_eq!(((), created.unwrap().meta.resource_version), (reached, next));
+    });
+}
