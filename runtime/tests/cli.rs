@@ -4,90 +4,9 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
 
-use common::Pod;
+use common::bundle::Bundle;
 use serde_json::{Value, json};
-
-/// A bundle, and containers of one test.
-struct Bundle {
-    directory: tempfile::TempDir,
-    id: String,
-}
-
-impl Bundle {
-    fn new(name: &str, args: &[&str]) -> Bundle {
-        Pod::demand_environment();
-        let directory = tempfile::Builder::new().prefix("kobune-cli-").tempdir().unwrap();
-        common::make_rootfs(&directory.path().join("rootfs"));
-        let mut config = common::config(args, 0);
-        config["hostname"] = "box".into();
-        config["linux"]["namespaces"] = json!([
-            {"type": "mount"}, {"type": "pid"}, {"type": "ipc"}, {"type": "uts"},
-            {"type": "network"}, {"type": "cgroup"},
-        ]);
-        let bundle = Bundle { directory, id: format!("kobune-{name}-{}", std::process::id()) };
-        bundle.configure(|value| *value = config);
-        bundle
-    }
-
-    fn configure(&self, change: impl FnOnce(&mut Value)) {
-        let path = self.directory.path().join("config.json");
-        let mut config =
-            fs::read(&path).map_or(Value::Null, |text| serde_json::from_slice(&text).unwrap());
-        change(&mut config);
-        fs::write(path, config.to_string()).unwrap();
-    }
-
-    /// Runs the runtime; `ID` and `BUNDLE` are replaced. Its output goes through files: a pipe would be held open
-    /// by containers that stay.
-    fn runtime(&self, words: &str) -> Output {
-        let program = std::env::var_os("RUNTIME").map_or_else(common::program, PathBuf::from);
-        let words = words.split_whitespace().map(|word| match word {
-            "ID" => self.id.clone(),
-            "BUNDLE" => self.directory.path().display().to_string(),
-            other => other.to_owned(),
-        });
-        let file = |name: &str| self.directory.path().join(name);
-        let mut output = Command::new(program)
-            .arg("--root")
-            .arg(file("state"))
-            .args(words)
-            .stdin(Stdio::null())
-            .stdout(fs::File::create(file("stdout")).unwrap())
-            .stderr(fs::File::create(file("stderr")).unwrap())
-            .output()
-            .unwrap();
-        output.stdout = fs::read(file("stdout")).unwrap();
-        output.stderr = fs::read(file("stderr")).unwrap();
-        output
-    }
-
-    fn good(&self, words: &str) -> String {
-        let output = self.runtime(words);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{words}: {error}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn bad(&self, words: &str) -> (i32, String) {
-        let output = self.runtime(words);
-        assert!(!output.status.success(), "{words} succeeded");
-        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
-    }
-
-    fn status(&self) -> String {
-        let state: Value = serde_json::from_str(&self.good("state ID")).unwrap();
-        state["status"].as_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Bundle {
-    fn drop(&mut self) {
-        let _ = self.runtime("delete --force ID");
-    }
-}
 
 #[test]
 fn run_returns_output_and_exit_code() {

@@ -3,6 +3,8 @@
 // Each test program uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod bundle;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::net::UnixStream;
