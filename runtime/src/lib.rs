@@ -2,6 +2,7 @@
 //!
 //! Speaks the OCI runtime specification and Linux; never knows Kubernetes, networks or tokio.
 
+mod bounded;
 pub mod cgroup;
 pub mod cli;
 mod create;

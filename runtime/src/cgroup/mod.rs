@@ -215,6 +215,10 @@ pub fn remove(cgroup: &Path) -> Result<(), CgroupError> {
         Err(error) if is_absent(&error) => return Ok(()),
         other => other.map_err(failed("read cgroup", cgroup))?,
     };
+    // The tree's top has no such file, nor has any directory elsewhere: those are not ours to empty.
+    if !cgroup.join("cgroup.events").exists() && cgroup.exists() {
+        return Err(CgroupError::NotCgroup { path: cgroup.to_owned() });
+    }
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove(&entry.path())?;
@@ -318,6 +322,15 @@ mod tests {
         assert_eq!(find_mount(line), None);
         let escaped = "50 31 0:38 / /mnt/a\\040b rw shared:3 master:1 - cgroup2 none rw\n";
         assert_eq!(find_mount(escaped), Some(PathBuf::from("/mnt/a b")));
+    }
+
+    #[test]
+    fn only_cgroups_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("empty")).unwrap();
+        assert!(matches!(remove(directory.path()), Err(CgroupError::NotCgroup { .. })));
+        assert!(directory.path().join("empty").exists());
+        remove(&directory.path().join("absent")).unwrap();
     }
 
     #[test]

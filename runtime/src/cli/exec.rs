@@ -1,16 +1,20 @@
 //! `exec`.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::AsFd;
 
 use oci_spec::runtime::Process;
 
 use super::state::{Saved, Status, Store};
 use super::{CliError, ExecArgs, create as birth, message};
+use crate::bounded;
 use crate::create::{self, Bond};
 use crate::oci;
 use crate::plan::ProcessPlan;
 use crate::sys::process as sys;
+
+/// The largest file with a process, in bytes.
+const MAX_PROCESS: u64 = 8 << 20;
 
 /// `exec`; the exit code is the process'.
 pub(super) fn exec(store: &Store, args: &ExecArgs) -> Result<u8, CliError> {
@@ -38,7 +42,8 @@ pub(super) fn exec(store: &Store, args: &ExecArgs) -> Result<u8, CliError> {
 /// The process to run: a file, or the container's own with what the arguments change.
 fn process(saved: &Saved, args: &ExecArgs) -> Result<Process, CliError> {
     if let Some(path) = &args.process {
-        let text = fs::read(path).map_err(CliError::io(format!("read {path:?}")))?;
+        let text =
+            bounded::read(path, MAX_PROCESS).map_err(CliError::io(format!("read {path:?}")))?;
         return serde_json::from_slice(&text)
             .map_err(|error| CliError::Message(format!("parse {path:?}: {error}")));
     }

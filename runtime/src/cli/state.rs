@@ -9,7 +9,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{CliError, message};
+use crate::bounded;
 use crate::sys::pidfd;
+
+/// The largest state.json in bytes.
+const MAX_STATE: u64 = 1 << 20;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -91,8 +95,8 @@ impl Store {
             return message(format!("container {id:?} does not exist"));
         }
         let path = self.directory(id).join("state.json");
-        match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
+        match bounded::read(&path, MAX_STATE) {
+            Ok(text) => parse(&text, id)
                 .map_err(|error| CliError::Message(format!("parse {path:?}: {error}"))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 message(format!("container {id:?} does not exist"))
@@ -103,6 +107,10 @@ impl Store {
 
     /// Forgets the container; an absent one is no error.
     pub(super) fn remove(&self, id: &str) -> Result<(), CliError> {
+        if !is_id(id) {
+            // Nothing of that name was ever made, and the path could be anybody's.
+            return Ok(());
+        }
         match fs::remove_dir_all(self.directory(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(CliError::io(format!("remove {:?}", self.directory(id)))(error))
@@ -147,6 +155,20 @@ fn parse_stat(stat: &str) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// What [`Store::save`] wrote. The file is ours alone; but what it names is killed and removed, so it is looked at.
+fn parse(text: &[u8], id: &str) -> Result<Saved, String> {
+    let saved: Saved = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    if saved.id != id {
+        return Err(format!("id: is {:?}", saved.id));
+    }
+    if saved.pid <= 0 {
+        return Err("pid: not a process".into());
+    }
+    let plain = saved.cgroup.is_absolute()
+        && !saved.cgroup.components().any(|part| part == std::path::Component::ParentDir);
+    if plain { Ok(saved) } else { Err("cgroup: not an absolute path without ..".into()) }
+}
+
 fn is_id(id: &str) -> bool {
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
     (1..=1024).contains(&id.len()) && id.bytes().all(fine) && id != "." && id != ".."
@@ -162,6 +184,33 @@ mod tests {
         assert_eq!(parse_stat(&format!("9 (a) b) {tail}")), Some(4711));
         assert_eq!(parse_stat(&format!("9 (x) {}", tail.replacen('S', "Z", 1))), None);
         assert!(start_time(std::process::id() as i32).is_some());
+    }
+
+    #[test]
+    fn a_state_that_we_did_not_write_is_refused() {
+        let of = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut value = serde_json::json!({"id": "a", "bundle": "/b", "pid": 7, "startTime": 1,
+                "cgroup": "/sys/fs/cgroup/a", "created": ""});
+            change(&mut value);
+            parse(value.to_string().as_bytes(), "a")
+        };
+        of(&|_| {}).unwrap();
+        assert!(of(&|state| state["pid"] = (-1).into()).unwrap_err().starts_with("pid: "));
+        assert!(of(&|state| state["pid"] = 0.into()).unwrap_err().starts_with("pid: "));
+        assert!(of(&|state| state["id"] = "b".into()).unwrap_err().starts_with("id: "));
+        for path in ["etc", "/sys/fs/cgroup/../../../etc", ""] {
+            let error = of(&|state| state["cgroup"] = path.into()).unwrap_err();
+            assert!(error.starts_with("cgroup: "), "{path}: {error}");
+        }
+    }
+
+    #[test]
+    fn removing_what_is_no_id_removes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir_all(directory.path().join("root")).unwrap();
+        fs::create_dir(directory.path().join("other")).unwrap();
+        Store::new(directory.path().join("root")).remove("../other").unwrap();
+        assert!(directory.path().join("other").exists());
     }
 
     #[test]

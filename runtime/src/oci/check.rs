@@ -14,6 +14,7 @@ pub fn check(spec: &Spec) -> Checked {
     require(major == "1", "ociVersion", "must be 1.x")?;
     let root = spec.root().as_ref().ok_or_else(|| ConfigError::field("root", "required"))?;
     require(!root.path().as_os_str().is_empty(), "root.path", "required")?;
+    check_lengths(spec)?;
     let process =
         spec.process().as_ref().ok_or_else(|| ConfigError::field("process", "required"))?;
     check_process(process, "process")?;
@@ -31,6 +32,46 @@ pub fn check(spec: &Spec) -> Checked {
         check_linux(linux)?;
     }
     check_names(spec)
+}
+
+/// The longest list that we work through. Each entry is a system call or more in the container's first process, which
+/// nobody may keep busy, or fill the kernel's mount table through, with a file of some megabytes.
+const MAX_LIST: usize = 4096;
+
+fn check_lengths(spec: &Spec) -> Checked {
+    fn length<T>(list: &Option<Vec<T>>) -> usize {
+        list.as_ref().map_or(0, Vec::len)
+    }
+    let mut lists = vec![(length(spec.mounts()), "mounts".to_owned())];
+    if let Some(process) = spec.process() {
+        lists.push((length(process.rlimits()), "process.rlimits".into()));
+        let groups = length(process.user().additional_gids());
+        lists.push((groups, "process.user.additionalGids".into()));
+    }
+    if let Some(linux) = spec.linux() {
+        lists.push((length(linux.devices()), "linux.devices".into()));
+        lists.push((length(linux.masked_paths()), "linux.maskedPaths".into()));
+        lists.push((length(linux.readonly_paths()), "linux.readonlyPaths".into()));
+        let sysctls = linux.sysctl().as_ref().map_or(0, |map| map.len());
+        lists.push((sysctls, "linux.sysctl".into()));
+        let rules = linux.resources().as_ref().map_or(0, |r| length(r.devices()));
+        lists.push((rules, "linux.resources.devices".into()));
+    }
+    if let Some(hooks) = spec.hooks() {
+        #[allow(deprecated)]
+        let phases = [
+            (hooks.prestart(), "prestart"),
+            (hooks.create_runtime(), "createRuntime"),
+            (hooks.create_container(), "createContainer"),
+            (hooks.start_container(), "startContainer"),
+            (hooks.poststart(), "poststart"),
+            (hooks.poststop(), "poststop"),
+        ];
+        lists.extend(phases.map(|(list, name)| (length(list), format!("hooks.{name}"))));
+    }
+    lists.into_iter().try_for_each(|(length, field)| {
+        require(length <= MAX_LIST, &field, &format!("{length} entries; at most {MAX_LIST}"))
+    })
 }
 
 /// Refuses what cannot be done for one process (the container's, or one more of it).
@@ -191,6 +232,11 @@ mod tests {
             ("/linux/personality", json!({"domain": "LINUX"}), "linux.personality: "),
             ("/process/selinuxLabel", json!("x"), "process.selinuxLabel: "),
             ("/process/cwd", json!("tmp"), "process.cwd: "),
+            (
+                "/mounts",
+                json!(vec![json!({"destination": "/x"}); MAX_LIST + 1]),
+                "mounts: 4097 entries; at most 4096",
+            ),
             ("/process/args", json!([]), "process.args: "),
             ("/process/env", json!(["A=b", "=c"]), "process.env[1]: "),
             ("/hostname", json!("x"), "hostname: needs a uts"),

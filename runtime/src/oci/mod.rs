@@ -38,10 +38,14 @@ impl ConfigError {
     }
 }
 
+/// The largest config.json in bytes. Arguments and environment, the long parts of long ones, end at 2 MiB in the kernel;
+/// parsed, a byte may cost some ten.
+const MAX_CONFIG: u64 = 8 << 20;
+
 /// Reads and checks `<bundle>/config.json`.
 pub fn load(bundle: &Path) -> Result<Spec, ConfigError> {
     let path = bundle.join("config.json");
-    let text = match std::fs::read(&path) {
+    let text = match crate::bounded::read(&path, MAX_CONFIG) {
         Ok(text) => text,
         Err(error) => return Err(ConfigError::Read { path, error }),
     };
