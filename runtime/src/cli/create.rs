@@ -10,7 +10,7 @@ use oci_spec::runtime::Spec;
 
 use super::state::{Saved, Status, Store, start_time};
 use super::{CliError, CreateArgs, OWN_PARENT, manage, message};
-use crate::create::{self, Birth, Bond, Channel, Message};
+use crate::create::{self, Birth, Bond, Channel, Message, Preserved};
 use crate::supervisor::time;
 use crate::sys::{fdpass, pidfd, process as sys};
 use crate::wire::Rootfs;
@@ -18,10 +18,12 @@ use crate::{cgroup, oci, plan};
 
 /// `create`.
 pub(super) fn create(store: &Store, args: &CreateArgs) -> Result<Saved, CliError> {
+    let preserved = preserved(args)?;
     store.reserve(&args.id)?;
     let socket = store.start_socket(&args.id);
     let listener = create::listen(&socket).map_err(CliError::io(format!("listen at {socket:?}")));
-    let made = listener.and_then(|socket| make(store, args, Bond::Socket(socket.as_fd())));
+    let made =
+        listener.and_then(|socket| make(store, args, Bond::Socket(socket.as_fd()), preserved));
     if made.is_err() {
         // The first error is the one to tell.
         let _ = store.remove(&args.id);
@@ -29,12 +31,23 @@ pub(super) fn create(store: &Store, args: &CreateArgs) -> Result<Saved, CliError
     made.map(|(saved, _)| saved)
 }
 
+/// Before anything is opened.
+fn preserved(args: &CreateArgs) -> Result<Preserved, CliError> {
+    Preserved::with_activation(args.preserve_fds).map_err(CliError::io("--preserve-fds"))
+}
+
 /// The name is reserved. Whatever fails, no process and no cgroup is left.
-fn make(store: &Store, args: &CreateArgs, bond: Bond<'_>) -> Result<(Saved, Birth), CliError> {
+fn make(
+    store: &Store,
+    args: &CreateArgs,
+    bond: Bond<'_>,
+    preserved: Preserved,
+) -> Result<(Saved, Birth), CliError> {
     let bundle = fs::canonicalize(&args.bundle)
         .map_err(CliError::io(format!("open the bundle {:?}", args.bundle)))?;
     let spec = oci::load(&bundle)?;
-    let plan = plan::plan(&spec, &Rootfs::Bundle, &bundle)?;
+    let mut plan = plan::plan(&spec, &Rootfs::Bundle, &bundle)?;
+    preserved.give(&mut plan.process);
     if plan.process.terminal.is_some() && args.console_socket.is_none() {
         return message("process.terminal: needs --console-socket");
     }
@@ -145,9 +158,10 @@ pub(super) fn run(store: &Store, args: &CreateArgs, detach: bool) -> Result<u8, 
         create(store, args)?;
         return start(store, &args.id).map(|()| 0);
     }
+    let preserved = preserved(args)?;
     store.reserve(&args.id)?;
     let ran = forwarded().and_then(|signals| {
-        let (_, birth) = make(store, args, Bond::Independent)?;
+        let (_, birth) = make(store, args, Bond::Independent, preserved)?;
         birth.channel.go().map_err(CliError::io("start the container"))?;
         hear(&birth.channel, None)?;
         wait(&birth, &signals)

@@ -8,7 +8,7 @@ use oci_spec::runtime::Process;
 use super::state::{Saved, Status, Store};
 use super::{CliError, ExecArgs, create as birth, message};
 use crate::bounded;
-use crate::create::{self, Bond};
+use crate::create::{self, Bond, Preserved};
 use crate::oci;
 use crate::plan::ProcessPlan;
 use crate::sys::process as sys;
@@ -18,6 +18,7 @@ const MAX_PROCESS: u64 = 8 << 20;
 
 /// `exec`; the exit code is the process'.
 pub(super) fn exec(store: &Store, args: &ExecArgs) -> Result<u8, CliError> {
+    let preserved = Preserved::asked(args.preserve_fds).map_err(CliError::io("--preserve-fds"))?;
     let saved = store.load(&args.id)?;
     let status = store.status(&saved);
     let Some(init) = saved.process().filter(|_| status == Status::Running) else {
@@ -25,7 +26,8 @@ pub(super) fn exec(store: &Store, args: &ExecArgs) -> Result<u8, CliError> {
     };
     let process = process(&saved, args)?;
     oci::check_process(&process, "process")?;
-    let plan = ProcessPlan::of(&process, "process")?;
+    let mut plan = ProcessPlan::of(&process, "process")?;
+    preserved.give(&mut plan);
     if plan.terminal.is_some() && args.console_socket.is_none() {
         return message("a terminal needs --console-socket");
     }

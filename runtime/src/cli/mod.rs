@@ -87,6 +87,9 @@ struct CreateArgs {
     /// Socket that receives the master of the container's terminal
     #[arg(long)]
     console_socket: Option<PathBuf>,
+    /// How many descriptors, from number 3 on, the program gets besides the standard streams
+    #[arg(long, default_value_t = 0)]
+    preserve_fds: u16,
 }
 
 #[derive(Debug, Args)]
@@ -115,6 +118,9 @@ struct ExecArgs {
     /// Socket that receives the master of the terminal
     #[arg(long)]
     console_socket: Option<PathBuf>,
+    /// How many descriptors, from number 3 on, the program gets besides the standard streams
+    #[arg(long, default_value_t = 0)]
+    preserve_fds: u16,
     id: String,
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 
 use super::message::{Failure, Message};
+use super::preserved::FIRST;
 use super::{inside, mounts, nodes, process, root};
 use crate::plan::{Plan, ProcessPlan, Step};
 use crate::sys::{fdpass, process as sys};
@@ -17,19 +18,28 @@ use crate::sys::{fdpass, process as sys};
 /// What a step failed with, to be put behind its name.
 pub(super) type Done = io::Result<()>;
 
-/// Numbers that the child sets aside for what it keeps besides the standard streams.
-const CHANNEL: RawFd = 3;
-/// The start socket of a container, the pidfd of the first process for an exec.
-const EXTRA: RawFd = 4;
-
 /// What the child takes over from its parent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Inherited {
     pub(super) channel: RawFd,
     pub(super) streams: [RawFd; 3],
+    /// The start socket of a container, the pidfd of the first process for an exec.
     pub(super) extra: Option<RawFd>,
     /// Dies with its parent.
     pub(super) mortal: bool,
+    /// How many descriptors, from number 3 on, the program gets as they are.
+    pub(super) preserved: u16,
+}
+
+impl Inherited {
+    /// Where the child keeps the channel: right behind what the program gets.
+    pub(super) fn channel_number(self) -> RawFd {
+        FIRST + RawFd::from(self.preserved)
+    }
+
+    fn extra_number(self) -> RawFd {
+        self.channel_number() + 1
+    }
 }
 
 /// The container's first process. Returns only on failure.
@@ -40,23 +50,25 @@ pub(super) fn container(plan: &Plan, inherited: Inherited) -> i32 {
             return Err((channel, failure));
         }
         let _ = tell(channel.as_fd(), &Message::Ready, &[]);
-        Ok(wait_for_go(channel, inherited.extra.is_some()))
+        let start = inherited.extra.map(|_| sys::adopt(inherited.extra_number()));
+        Ok(wait_for_go(channel, start))
     };
     live(inherited, prepare, &plan.process)
 }
 
 /// One more process of a container. Returns only on failure.
 pub(super) fn exec(plan: &ProcessPlan, inherited: Inherited) -> i32 {
-    let prepare = |channel: OwnedFd| match join_container(plan, channel.as_fd()) {
+    let init = inherited.extra_number();
+    let prepare = |channel: OwnedFd| match join_container(plan, channel.as_fd(), init) {
         Ok(()) => Ok(channel),
         Err(failure) => Err((channel, failure)),
     };
     live(inherited, prepare, plan)
 }
 
-fn join_container(plan: &ProcessPlan, channel: BorrowedFd<'_>) -> Result<(), Failure> {
+fn join_container(plan: &ProcessPlan, channel: BorrowedFd<'_>, init: RawFd) -> Result<(), Failure> {
     process::set_oom_score(plan).map_err(named("set oom_score_adj"))?;
-    enter(EXTRA).map_err(named("enter the container's namespaces"))?;
+    enter(init).map_err(named("enter the container's namespaces"))?;
     if plan.terminal.is_some() {
         let pty = open_root().and_then(|root| process::Terminal::open(root.as_fd(), plan));
         let pty = pty.map_err(named("open a terminal in the container"))?;
@@ -72,7 +84,7 @@ fn live(
     plan: &ProcessPlan,
 ) -> i32 {
     let isolated = isolate(inherited);
-    let channel = sys::adopt(CHANNEL);
+    let channel = sys::adopt(inherited.channel_number());
     let prepared = match isolated {
         Ok(()) => prepare(channel),
         Err(error) => Err((channel, named("isolate the new process")(error))),
@@ -80,7 +92,7 @@ fn live(
     let (channel, failure) = match prepared {
         Err(failed) => failed,
         Ok(channel) => {
-            let Err(failure) = process::become_program(plan, channel.as_fd(), inherited.mortal);
+            let Err(failure) = process::become_program(plan, channel.as_fd(), inherited);
             (channel, failure)
         }
     };
@@ -97,20 +109,25 @@ fn isolate(inherited: Inherited) -> Done {
     sys::reset_signals()?;
     // Out of the way first: a source may have one of the numbers that are filled below.
     let mut aside = Vec::with_capacity(5);
+    let (channel, extra) = (inherited.channel_number(), inherited.extra_number());
     let all = inherited.streams.into_iter().chain([inherited.channel]).chain(inherited.extra);
     for fd in all {
-        aside.push(sys::duplicate_above(fd, 16)?);
+        aside.push(sys::duplicate_above(fd, extra.max(15) + 1)?);
     }
-    for (target, fd) in (0..).zip(&aside) {
+    for (target, fd) in (0..3).chain([channel, extra]).zip(&aside) {
         sys::duplicate_to(fd.as_raw_fd(), target)?;
     }
-    let kept = if inherited.extra.is_some() { EXTRA } else { CHANNEL };
+    let kept = if inherited.extra.is_some() { extra } else { channel };
     std::mem::forget(aside);
     sys::close_from(kept + 1)?;
-    sys::cloexec_from(CHANNEL)?;
+    sys::cloexec_from(channel)?;
+    for fd in FIRST..channel {
+        // They survive exec, whatever their owner had set.
+        sys::duplicate_to(fd, fd)?;
+    }
     nix::unistd::setsid()?;
     // Did the parent die before it could take us with it?
-    process::end_without(sys::borrow(CHANNEL))?;
+    process::end_without(sys::borrow(channel))?;
     umask(Mode::empty());
     Ok(())
 }
@@ -230,16 +247,15 @@ fn return_terminal(channel: BorrowedFd<'_>, pty: &process::Terminal) -> Result<D
 
 /// Waits for the word to go on, and returns the channel that it came by: the parent's, or, for a container whose
 /// creator may end, a connection to the start socket.
-fn wait_for_go(channel: OwnedFd, by_socket: bool) -> OwnedFd {
-    if !by_socket {
+fn wait_for_go(channel: OwnedFd, start: Option<OwnedFd>) -> OwnedFd {
+    let Some(listener) = start else {
         if !is_go(channel.as_fd()) {
             // The supervisor is gone.
             sys::exit_now(128);
         }
         return channel;
-    }
+    };
     drop(channel);
-    let listener = sys::adopt(EXTRA);
     loop {
         let Ok(starter) = sys::accept(listener.as_fd()) else { sys::exit_now(128) };
         if is_go(starter.as_fd()) {

@@ -19,6 +19,7 @@ mod inside;
 mod message;
 mod mounts;
 mod nodes;
+mod preserved;
 mod process;
 mod root;
 
@@ -32,6 +33,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, socket, socketpair};
 
 pub(crate) use message::{Failure, Message};
+pub(crate) use preserved::Preserved;
 
 use crate::plan::{Plan, ProcessPlan};
 use crate::sys::clone::{self, Child};
@@ -118,6 +120,7 @@ pub(crate) fn launch(
             Bond::Mortal | Bond::Independent => None,
         },
         mortal: matches!(bond, Bond::Mortal),
+        preserved: plan.process.preserved,
     };
     let pid_join = plan.join.iter().find(|join| join.kind == libc::CLONE_NEWPID);
     let _back = match pid_join {
@@ -146,6 +149,7 @@ pub(crate) fn enter(
         streams: streams.map(|fd| fd.as_raw_fd()),
         extra: Some(init.as_raw_fd()),
         mortal: matches!(bond, Bond::Mortal),
+        preserved: process.preserved,
     };
     let _back = PidNamespace::enter(init).map_err(failed("enter the container's pid namespace"))?;
     let child = clone::spawn(0, cgroup, || child::exec(process, inherited));

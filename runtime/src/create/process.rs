@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, umask};
 use nix::unistd::{Gid, Uid, execve, fchown, setgroups, setresgid, setresuid};
 
-use super::child::named;
+use super::child::{Inherited, named};
 use super::inside;
 use super::message::Failure;
 use crate::plan::{Capabilities, ProcessPlan};
@@ -74,7 +74,7 @@ pub(super) fn set_oom_score(plan: &ProcessPlan) -> io::Result<()> {
 pub(super) fn become_program(
     plan: &ProcessPlan,
     channel: BorrowedFd<'_>,
-    mortal: bool,
+    inherited: Inherited,
 ) -> Result<Infallible, Failure> {
     for limit in &plan.limits {
         set_limit(limit).map_err(named(format!("set limit {}", limit.resource)))?;
@@ -92,10 +92,10 @@ pub(super) fn become_program(
     if plan.no_new_privileges {
         prctl::set_no_new_privs().map_err(io::Error::from).map_err(named("set no_new_privs"))?;
     }
-    if mortal {
+    if inherited.mortal {
         stay_mortal(channel).map_err(named("tie the process to its supervisor"))?;
     }
-    sys::cloexec_from(3).map_err(named("close descriptors"))?;
+    sys::cloexec_from(inherited.channel_number()).map_err(named("close descriptors"))?;
     Err(execute(plan))
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct ProcessPlan {
     pub(crate) oom_score_adj: Option<i32>,
     /// Columns and rows; zeros when unknown.
     pub(crate) terminal: Option<(u16, u16)>,
+    /// How many of the caller's descriptors, from number 3 on, the program gets as they are.
+    pub(crate) preserved: u16,
 }
 
 /// The five sets as bit masks.
@@ -75,6 +77,7 @@ impl ProcessPlan {
             limits: process.rlimits().iter().flatten().map(limit).collect(),
             oom_score_adj: process.oom_score_adj(),
             terminal: terminal.then(|| console_size(process)),
+            preserved: 0,
         })
     }
 }

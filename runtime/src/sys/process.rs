@@ -128,6 +128,13 @@ pub(crate) fn reason(error: &io::Error) -> String {
     }
 }
 
+/// Whether a descriptor of this number is open.
+pub(crate) fn is_open(fd: RawFd) -> bool {
+    // SAFETY:
+    // - memory: none is passed; a wrong number is an error, not undefined.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
 /// A copy of `fd` with a number of at least `least`, closed by exec.
 pub(crate) fn duplicate_above(fd: RawFd, least: RawFd) -> io::Result<std::os::fd::OwnedFd> {
     // SAFETY:

@@ -1,0 +1,66 @@
+//! What a process gets before its program: descriptors, limits, priorities, identity. Needs root and busybox-static.
+//! `RUNTIME=/usr/sbin/runc` runs the same tests against another runtime, which is how they were proven.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::bundle::{Bundle, is_peer, runtime};
+
+/// Runs a shell script in which `$RUNTIME`, `$STATE`, `$BUNDLE` and `$ID` have their values; returns what it prints.
+fn host_script(bundle: &Bundle, script: &str) -> String {
+    let out = Command::new("/bin/sh")
+        .args(["-euc", script])
+        .env("RUNTIME", runtime())
+        .env("STATE", bundle.directory.path().join("state"))
+        .env("BUNDLE", bundle.directory.path())
+        .env("ID", &bundle.id)
+        .output()
+        .unwrap();
+    format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+}
+
+const RUN: &str = r#""$RUNTIME" --root "$STATE" run --bundle "$BUNDLE""#;
+
+#[test]
+fn preserved_descriptors_reach_the_program_and_no_other() {
+    let script = "cat <&3; cat <&4; readlink /proc/self/fd/5 || echo closed";
+    let bundle = Bundle::new("preserve", &["/bin/sh", "-c", script]);
+    for name in ["a", "b", "c"] {
+        fs::write(bundle.directory.path().join(name), format!("{name}\n")).unwrap();
+    }
+    let open = r#"exec 3<"$BUNDLE/a" 4<"$BUNDLE/b" 5<"$BUNDLE/c""#;
+    let seen = host_script(&bundle, &format!("{open}; {RUN} --preserve-fds 2 $ID"));
+    assert_eq!(seen, "a\nb\nclosed\n");
+    if is_peer() {
+        // runc's own descriptors take the closed numbers.
+        return;
+    }
+    let seen = host_script(&bundle, &format!("{RUN} --preserve-fds 3 $ID 3</dev/null || true"));
+    assert!(seen.contains("preserve"), "{seen}");
+}
+
+#[test]
+fn socket_activation_reaches_the_program() {
+    let script = "echo $LISTEN_FDS $LISTEN_PID $$; cat <&3; cat <&4";
+    let bundle = Bundle::new("activation", &["/bin/sh", "-c", script]);
+    for name in ["a", "b"] {
+        fs::write(bundle.directory.path().join(name), format!("{name}\n")).unwrap();
+    }
+    let open = r#"exec 3<"$BUNDLE/a" 4<"$BUNDLE/b""#;
+    let listen = "export LISTEN_FDS=1; export LISTEN_PID=$$";
+    let seen = host_script(&bundle, &format!("{open}; {listen}; exec {RUN} --preserve-fds 1 $ID"));
+    assert_eq!(seen, "1 1 1\na\nb\n");
+}
+
+#[test]
+fn an_exec_preserves_descriptors() {
+    let bundle = Bundle::new("preserve-exec", &["/bin/sleep", "1000"]);
+    fs::write(bundle.directory.path().join("a"), "a\n").unwrap();
+    bundle.good("run --detach --bundle BUNDLE ID");
+    let exec = r#""$RUNTIME" --root "$STATE" exec --preserve-fds 1 $ID /bin/sh -c 'cat <&3; ls /proc/self/fd'"#;
+    let seen = host_script(&bundle, &format!(r#"exec 3<"$BUNDLE/a"; {exec}"#));
+    // The last one is the directory that `ls` reads.
+    assert_eq!(seen, "a\n0\n1\n2\n3\n4\n");
+}
