@@ -33,7 +33,7 @@ fn limits_are_written_to_the_cgroup() {
     });
     for (name, value) in [
         ("cpu.max", "50000 100000"),
-        ("cpu.weight", "4"),
+        ("cpu.weight", "17"),
         ("memory.max", "67108864"),
         ("memory.low", "33554432"),
         ("memory.swap.max", "0"),

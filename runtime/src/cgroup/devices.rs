@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
@@ -46,8 +46,8 @@ const fn makable(kind: i32) -> Rule {
     Rule { allow: true, kind: Some(kind), major: None, minor: None, access: MKNOD }
 }
 
-/// null, zero, full, random, urandom, tty, console, ptmx, and ptys.
-const DEFAULTS: [Rule; 11] = [
+/// null, zero, full, random, urandom, tty, console, ptmx, ptys; and net/tun, which runc and crun allow always.
+const DEFAULTS: [Rule; 12] = [
     makable(CHARACTER),
     makable(BLOCK),
     usable(1, Some(3)),
@@ -59,21 +59,29 @@ const DEFAULTS: [Rule; 11] = [
     usable(5, Some(1)),
     usable(5, Some(2)),
     usable(136, None),
+    usable(10, Some(200)),
 ];
 
-/// Restricts the cgroup. Without rules only the defaults may be used.
-pub(crate) fn restrict(
+/// Restricts the cgroup. Without rules only the defaults may be used. What restricted it before (it may be
+/// an `old` one) does so no longer.
+pub(super) fn restrict(
     cgroup: &Path,
     rules: Option<&[LinuxDeviceCgroup]>,
+    old: bool,
 ) -> Result<(), super::CgroupError> {
     let rules = parse(rules.unwrap_or_default())?;
-    if allows_everything(&rules) {
-        return Ok(());
+    let restricted = File::open(cgroup).and_then(|cgroup| replace(cgroup.as_fd(), &rules, old));
+    restricted.map_err(|error| super::CgroupError::Devices { path: cgroup.to_owned(), error })
+}
+
+fn replace(cgroup: BorrowedFd<'_>, rules: &[Rule], old: bool) -> io::Result<()> {
+    // First: a kernel that has no such programs has none attached.
+    let before = if old { bpf::device_programs(cgroup).unwrap_or_default() } else { Vec::new() };
+    if !allows_everything(rules) {
+        bpf::attach_device_program(cgroup, load(rules)?.as_fd())?;
     }
-    let attached = load(&rules).and_then(|program| {
-        bpf::attach_device_program(File::open(cgroup)?.as_fd(), program.as_fd())
-    });
-    attached.map_err(|error| super::CgroupError::Devices { path: cgroup.to_owned(), error })
+    // Last: at no time is there no rule.
+    before.iter().try_for_each(|program| bpf::detach_device_program(cgroup, program.as_fd()))
 }
 
 fn load(rules: &[Rule]) -> io::Result<OwnedFd> {
@@ -82,10 +90,7 @@ fn load(rules: &[Rule]) -> io::Result<OwnedFd> {
 
 fn parse(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, ResourceError> {
     let own = rules.iter().enumerate().map(|(index, rule)| {
-        let invalid = |name: &str, why| {
-            let field = format!("devices[{index}].{name}");
-            ResourceError::Invalid { field, why }
-        };
+        let invalid = |name: &str, why| ResourceError::new(format!("devices[{index}].{name}"), why);
         let kind = match rule.typ().unwrap_or_default() {
             LinuxDeviceType::A => None,
             LinuxDeviceType::B => Some(BLOCK),
@@ -111,7 +116,21 @@ fn parse(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, ResourceError> {
         let (major, minor) = (number(rule.major(), "major")?, number(rule.minor(), "minor")?);
         Ok(Rule { allow: rule.allow(), kind, major, minor, access })
     });
-    own.chain(DEFAULTS.map(Ok)).collect()
+    own.chain(DEFAULTS.map(Ok)).try_fold(Vec::new(), |mut list, rule| {
+        add(&mut list, rule?);
+        Ok(list)
+    })
+}
+
+/// Allowing to read and then to write the same devices is allowing both at once.
+fn add(rules: &mut Vec<Rule>, mut rule: Rule) {
+    let same = |other: &Rule| {
+        (other.kind, other.major, other.minor) == (rule.kind, rule.major, rule.minor)
+    };
+    let allowed = rules.iter().rev().take_while(|other| rule.allow && other.allow);
+    let before = allowed.filter(|other| same(other)).fold(0, |access, other| access | other.access);
+    rule.access |= before;
+    rules.push(rule);
 }
 
 /// No deny after an "allow all": a privileged container needs no program.
@@ -280,14 +299,29 @@ mod tests {
         let program = program(json!([
             {"allow": true, "type": "b", "major": 8, "access": "rw"},
             {"allow": false, "type": "b", "major": 8, "minor": 1, "access": "w"},
-            {"allow": true, "type": "c", "major": 10, "minor": 200, "access": "rw"},
+            {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"},
         ]));
         assert!(ask(&program, BLOCK, READ | WRITE, 8, 0));
         assert!(ask(&program, BLOCK, READ, 8, 1));
         assert!(!ask(&program, BLOCK, READ | WRITE, 8, 1));
-        assert!(ask(&program, CHARACTER, READ, 10, 200));
+        assert!(ask(&program, CHARACTER, READ, 10, 229));
         assert!(!ask(&program, CHARACTER, READ, 10, 201));
-        assert!(!ask(&program, BLOCK, READ, 10, 200));
+        assert!(!ask(&program, BLOCK, READ, 10, 229));
+    }
+
+    #[test]
+    fn access_adds_up() {
+        let program = program(json!([
+            {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "r"},
+            {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "w"},
+            {"allow": true, "type": "b", "major": 8, "access": "r"},
+            {"allow": false, "type": "b", "major": 8, "access": "r"},
+            {"allow": true, "type": "b", "major": 8, "access": "w"},
+        ]));
+        assert!(ask(&program, CHARACTER, READ | WRITE, 10, 229));
+        assert!(!ask(&program, CHARACTER, READ | WRITE | MKNOD, 10, 229));
+        assert!(!ask(&program, BLOCK, READ | WRITE, 8, 0));
+        assert!(ask(&program, BLOCK, WRITE, 8, 0));
     }
 
     #[test]

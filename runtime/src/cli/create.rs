@@ -2,14 +2,14 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use oci_spec::runtime::Spec;
 
 use super::state::{Saved, Status, Store, start_time};
-use super::{CliError, CreateArgs, OWN_PARENT, manage, message};
+use super::{CliError, CreateArgs, cgroups, manage, message};
 use crate::create::{self, Birth, Bond, Channel, Message, Preserved};
 use crate::supervisor::time;
 use crate::sys::{fdpass, pidfd, process as sys};
@@ -51,11 +51,9 @@ fn make(
     if plan.process.terminal.is_some() && args.console_socket.is_none() {
         return message("process.terminal: needs --console-socket");
     }
-    let cgroup = cgroup::detect()?.path(cgroup_path(&spec, &args.id));
-    if cgroup.exists() && cgroup::is_populated(&cgroup) {
-        return message(format!("cgroup {cgroup:?} is in use"));
-    }
-    let born = begin(&spec, &plan, &cgroup, bond, args);
+    let cgroup = cgroups::place(&spec, &args.id)?;
+    let fresh = cgroup::claim(&cgroup)?;
+    let born = begin(&spec, &plan, (&cgroup, fresh), bond, args);
     let done = born.and_then(|birth| {
         let saved = Saved {
             id: args.id.clone(),
@@ -78,31 +76,17 @@ fn make(
 fn begin(
     spec: &Spec,
     plan: &plan::Plan,
-    cgroup: &Path,
+    (cgroup, fresh): (&Path, bool),
     bond: Bond<'_>,
     args: &CreateArgs,
 ) -> Result<Birth, CliError> {
-    cgroup::create(cgroup)?;
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    if let Some(resources) = resources {
-        cgroup::set_resources(cgroup, resources)?;
-    }
-    cgroup::restrict_devices(cgroup, resources.and_then(|r| r.devices().as_deref()))?;
+    cgroups::furnish(cgroup, resources, fresh)?;
     let directory = File::open(cgroup).map_err(CliError::io(format!("open {cgroup:?}")))?;
     let streams = [0, 1, 2].map(sys::borrow);
     let birth = create::launch(plan, bond, Some(directory.as_fd()), streams)?;
     hear(&birth.channel, args.console_socket.as_deref())?;
     Ok(birth)
-}
-
-/// `linux.cgroupsPath`, or one of our own.
-fn cgroup_path(spec: &Spec, id: &str) -> PathBuf {
-    let linux = spec.linux().as_ref();
-    let wanted = linux.and_then(|linux| linux.cgroups_path().clone());
-    let wanted = wanted.filter(|path| !path.as_os_str().is_empty());
-    // `..` would lead out of the tree.
-    let plain = |path: &PathBuf| !path.components().any(|part| part.as_os_str() == "..");
-    wanted.filter(plain).unwrap_or_else(|| Path::new(OWN_PARENT).join(id))
 }
 
 /// Waits until the new process is ready (or, for an exec, has executed its program).

@@ -418,6 +418,14 @@ impl Supervisor {
     }
 }
 
+/// Limits that are no mistake and cannot be had here. (Which controllers a host lacks its agent tells.)
+pub(super) fn report_ignored(container: &str, furnished: &cgroup::Outcome) {
+    for field in &furnished.ignored {
+        let why = "has no meaning in cgroup version 2";
+        report(&format!("obey linux.resources.{field} of"), container, Err::<(), _>(why));
+    }
+}
+
 /// Into the supervisor's log: nobody waits for these, and a full disk must not end the Pod (as `eprintln` would).
 fn report<T, E: std::fmt::Display>(verb: &str, what: &str, result: Result<T, E>) {
     if let Err(error) = result {

@@ -79,7 +79,7 @@ pub(super) fn prepare(settings: &Settings) -> Result<SignalFd, String> {
 fn join_cgroup(settings: &Settings) -> Result<(), cgroup::CgroupError> {
     cgroup::create(&settings.cgroup)?;
     if let Some(resources) = &settings.resources {
-        cgroup::set_resources(&settings.cgroup, resources)?;
+        cgroup::apply(&settings.cgroup, resources)?;
     }
     let own = settings.cgroup.join(OWN_CGROUP);
     cgroup::create(&own)?;

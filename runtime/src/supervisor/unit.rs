@@ -118,13 +118,10 @@ impl Unit {
         cgroup: PathBuf,
         null: BorrowedFd<'_>,
     ) -> Result<Unit, MakeError> {
-        cgroup::create(&cgroup)?;
+        let fresh = cgroup::create(&cgroup)?;
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        if let Some(resources) = resources {
-            cgroup::set_resources(&cgroup, resources)?;
-        }
-        let rules = resources.and_then(|resources| resources.devices().as_deref());
-        cgroup::restrict_devices(&cgroup, rules)?;
+        let furnished = cgroup::furnish(&cgroup, resources, fresh)?;
+        super::serve::report_ignored(&request.container, &furnished);
         let log = request.log.clone().map(LogFile::open).transpose();
         let log = log.map_err(internal("open the container's log"))?;
         let directory = File::open(&cgroup).map_err(internal("open the container's cgroup"))?;

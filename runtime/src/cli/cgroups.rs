@@ -1,0 +1,40 @@
+//! Which cgroup a container of the command line gets, and its limits there: who asks for one must get it.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxResources, Spec};
+
+use super::{CliError, OWN_PARENT};
+use crate::cgroup;
+
+/// `linux.cgroupsPath`, or one of our own.
+pub(super) fn place(spec: &Spec, id: &str) -> Result<PathBuf, CliError> {
+    let host = cgroup::detect()?;
+    let linux = spec.linux().as_ref();
+    let wanted = linux.and_then(|linux| linux.cgroups_path().as_ref());
+    match wanted.filter(|path| !path.as_os_str().is_empty()) {
+        Some(path) => Ok(host.place(path)?),
+        None => Ok(host.path(Path::new(OWN_PARENT).join(id))),
+    }
+}
+
+/// Limits and devices; a limit that the host cannot keep is an error.
+pub(super) fn furnish(
+    cgroup: &Path,
+    resources: Option<&LinuxResources>,
+    fresh: bool,
+) -> Result<(), CliError> {
+    let outcome = cgroup::furnish(cgroup, resources, fresh)?;
+    outcome.demand_all(cgroup)?;
+    tell_ignored(&outcome);
+    Ok(())
+}
+
+/// runc takes these without a word; whoever reads stderr may want to know.
+pub(super) fn tell_ignored(outcome: &cgroup::Outcome) {
+    for field in &outcome.ignored {
+        eprintln!(
+            "kobune-runtime: warning: linux.resources.{field}: no meaning in cgroup version 2"
+        );
+    }
+}
