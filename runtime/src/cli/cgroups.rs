@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxResources, Spec};
 
+use super::log::Log;
 use super::{CliError, OWN_PARENT};
 use crate::cgroup;
 
@@ -20,21 +21,20 @@ pub(super) fn place(spec: &Spec, id: &str) -> Result<PathBuf, CliError> {
 
 /// Limits and devices; a limit that the host cannot keep is an error.
 pub(super) fn furnish(
+    log: &Log,
     cgroup: &Path,
     resources: Option<&LinuxResources>,
     fresh: bool,
 ) -> Result<(), CliError> {
     let outcome = cgroup::furnish(cgroup, resources, fresh)?;
     outcome.demand_all(cgroup)?;
-    tell_ignored(&outcome);
+    tell_ignored(log, &outcome);
     Ok(())
 }
 
-/// runc takes these without a word; whoever reads stderr may want to know.
-pub(super) fn tell_ignored(outcome: &cgroup::Outcome) {
+/// runc takes these without a word; whoever reads the log may want to know.
+pub(super) fn tell_ignored(log: &Log, outcome: &cgroup::Outcome) {
     for field in &outcome.ignored {
-        eprintln!(
-            "kobune-runtime: warning: linux.resources.{field}: no meaning in cgroup version 2"
-        );
+        log.warning(&format!("linux.resources.{field}: no meaning in cgroup version 2"));
     }
 }

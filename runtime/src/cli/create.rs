@@ -1,71 +1,149 @@
 //! `create`, `start` and `run`.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
 use oci_spec::runtime::Spec;
 
-use super::state::{Saved, Status, Store, start_time};
-use super::{CliError, CreateArgs, cgroups, manage, message};
+use super::console::Console;
+use super::flags::{Command, Flag, Given, ID};
+use super::state::{Saved, Status, start_time};
+use super::{CgroupManager, CliError, Context, cgroups, foreground, manage, message};
 use crate::create::{self, Birth, Bond, Channel, Message, Preserved};
 use crate::supervisor::time;
-use crate::sys::{fdpass, pidfd, process as sys};
+use crate::sys::process as sys;
 use crate::wire::Rootfs;
 use crate::{cgroup, oci, plan};
 
-/// `create`.
-pub(super) fn create(store: &Store, args: &CreateArgs) -> Result<Saved, CliError> {
-    let preserved = preserved(args)?;
-    store.reserve(&args.id)?;
+const BUNDLE: Flag = Flag::value("bundle", "DIR", "where config.json is (default: here)").or('b');
+const PID_FILE: Flag = Flag::value("pid-file", "FILE", "write the first process' pid to it");
+const CONSOLE_SOCKET: Flag =
+    Flag::value("console-socket", "SOCKET", "receives the master of the container's terminal");
+const PRESERVE_FDS: Flag =
+    Flag::value("preserve-fds", "N", "hand through this many descriptors from number 3 on");
+const NO_PIVOT: Flag = Flag::switch("no-pivot", "move the root instead of pivoting (ramdisks)");
+const NO_NEW_KEYRING: Flag =
+    Flag::switch("no-new-keyring", "leave the container in our session keyring");
+
+pub(super) static CREATE: Command = Command {
+    name: "create",
+    about: "make a container whose program waits for start",
+    operands: ID,
+    count: (1, 1),
+    verbatim: false,
+    flags: &[BUNDLE, PID_FILE, CONSOLE_SOCKET, PRESERVE_FDS, NO_PIVOT, NO_NEW_KEYRING],
+    run: |context, mut given| {
+        create(context, &CreateArgs::read(&mut given)?)?;
+        Ok(0)
+    },
+    failure: 1,
+};
+
+pub(super) static START: Command = Command {
+    name: "start",
+    about: "execute the program of a created container",
+    operands: ID,
+    count: (1, 1),
+    verbatim: false,
+    flags: &[],
+    run: |context, mut given| start(context, &given.operand()?).map(|()| 0),
+    failure: 1,
+};
+
+pub(super) static RUN: Command = Command {
+    name: "run",
+    about: "make a container, run it to its end, and remove it",
+    operands: ID,
+    count: (1, 1),
+    verbatim: false,
+    flags: &[
+        BUNDLE,
+        PID_FILE,
+        CONSOLE_SOCKET,
+        PRESERVE_FDS,
+        NO_PIVOT,
+        NO_NEW_KEYRING,
+        Flag::switch("detach", "leave it running").or('d'),
+        Flag::switch("keep", "do not remove it after its end"),
+        Flag::switch("no-subreaper", "accepted: we never become one"),
+    ],
+    run: |context, mut given| {
+        let (detach, keep) = (given.has("detach"), given.has("keep"));
+        run(context, &CreateArgs::read(&mut given)?, detach, keep)
+    },
+    failure: 1,
+};
+
+#[derive(Debug)]
+struct CreateArgs {
+    id: String,
+    bundle: PathBuf,
+    pid_file: Option<PathBuf>,
+    console_socket: Option<PathBuf>,
+    preserved: Preserved,
+}
+
+impl CreateArgs {
+    fn read(given: &mut Given) -> Result<CreateArgs, CliError> {
+        // First of all: nothing else may have been opened.
+        let preserved = Preserved::with_activation(given.number("preserve-fds")?.unwrap_or(0))
+            .map_err(CliError::io("--preserve-fds"))?;
+        if given.has("no-pivot") {
+            return message("--no-pivot: not supported by this runtime yet");
+        }
+        Ok(CreateArgs {
+            id: given.operand()?,
+            bundle: given.path("bundle").unwrap_or_else(|| ".".into()),
+            pid_file: given.path("pid-file"),
+            console_socket: given.path("console-socket"),
+            preserved,
+        })
+    }
+}
+
+fn create(context: &Context, args: &CreateArgs) -> Result<Saved, CliError> {
+    let store = &context.store;
+    let _lock = store.reserve(&args.id)?;
     let socket = store.start_socket(&args.id);
     let listener = create::listen(&socket).map_err(CliError::io(format!("listen at {socket:?}")));
-    let made =
-        listener.and_then(|socket| make(store, args, Bond::Socket(socket.as_fd()), preserved));
+    let made = listener.and_then(|socket| make(context, args, Bond::Socket(socket.as_fd()), true));
     if made.is_err() {
         // The first error is the one to tell.
         let _ = store.remove(&args.id);
     }
-    made.map(|(saved, _)| saved)
-}
-
-/// Before anything is opened.
-fn preserved(args: &CreateArgs) -> Result<Preserved, CliError> {
-    Preserved::with_activation(args.preserve_fds).map_err(CliError::io("--preserve-fds"))
+    made.map(|(saved, ..)| saved)
 }
 
 /// The name is reserved. Whatever fails, no process and no cgroup is left.
 fn make(
-    store: &Store,
+    context: &Context,
     args: &CreateArgs,
     bond: Bond<'_>,
-    preserved: Preserved,
-) -> Result<(Saved, Birth), CliError> {
+    detached: bool,
+) -> Result<(Saved, Birth, Console), CliError> {
     let bundle = fs::canonicalize(&args.bundle)
         .map_err(CliError::io(format!("open the bundle {:?}", args.bundle)))?;
     let spec = oci::load(&bundle)?;
     let mut plan = plan::plan(&spec, &Rootfs::Bundle, &bundle)?;
-    preserved.give(&mut plan.process);
-    if plan.process.terminal.is_some() && args.console_socket.is_none() {
-        return message("process.terminal: needs --console-socket");
+    args.preserved.give(&mut plan.process);
+    let terminal = plan.process.terminal.is_some();
+    let mut console = Console::choose(terminal, detached, args.console_socket.clone())?;
+    if context.cgroups != CgroupManager::Cgroupfs {
+        return message("cgroup manager: only cgroupfs is supported yet");
     }
     let cgroup = cgroups::place(&spec, &args.id)?;
+    tell_plan(context, &args.id, &plan, &cgroup);
+    context.store.note_wanted_cgroup(&args.id, &cgroup)?;
     let fresh = cgroup::claim(&cgroup)?;
-    let born = begin(&spec, &plan, (&cgroup, fresh), bond, args);
+    context.store.note_claimed_cgroup(&args.id)?;
+    let born = begin(context, &spec, &plan, (&cgroup, fresh), bond, &mut console);
     let done = born.and_then(|birth| {
-        let saved = Saved {
-            id: args.id.clone(),
-            bundle,
-            pid: birth.child.pid,
-            start_time: start_time(birth.child.pid).unwrap_or_default(),
-            cgroup: cgroup.clone(),
-            created: time::rfc3339(time::now()),
-        };
-        store.save(&saved)?;
+        let saved = saved(args, bundle, &spec, &birth, &cgroup);
+        context.store.save(&saved)?;
         write_pid(args.pid_file.as_deref(), saved.pid)?;
-        Ok((saved, birth))
+        Ok((saved, birth, console))
     });
     if done.is_err() {
         let _ = cgroup::kill_pod(&cgroup);
@@ -73,24 +151,48 @@ fn make(
     done
 }
 
+fn tell_plan(context: &Context, id: &str, plan: &plan::Plan, cgroup: &Path) {
+    context.log.debug(|| format!("create {id:?}: cgroup {cgroup:?}"));
+    for step in &plan.steps {
+        context.log.debug(|| format!("create {id:?}: step: {step}"));
+    }
+}
+
+fn saved(args: &CreateArgs, bundle: PathBuf, spec: &Spec, birth: &Birth, cgroup: &Path) -> Saved {
+    let root = spec.root().as_ref().map(|root| bundle.join(root.path()));
+    let annotations = spec.annotations().iter().flatten();
+    Saved {
+        id: args.id.clone(),
+        rootfs: root.unwrap_or_default(),
+        bundle,
+        pid: birth.child.pid,
+        start_time: start_time(birth.child.pid).unwrap_or_default(),
+        cgroup: cgroup.to_owned(),
+        created: time::rfc3339(time::now()),
+        owner: nix::unistd::geteuid().as_raw(),
+        annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
+    }
+}
+
 fn begin(
+    context: &Context,
     spec: &Spec,
     plan: &plan::Plan,
     (cgroup, fresh): (&Path, bool),
     bond: Bond<'_>,
-    args: &CreateArgs,
+    console: &mut Console,
 ) -> Result<Birth, CliError> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    cgroups::furnish(cgroup, resources, fresh)?;
+    cgroups::furnish(&context.log, cgroup, resources, fresh)?;
     let directory = File::open(cgroup).map_err(CliError::io(format!("open {cgroup:?}")))?;
     let streams = [0, 1, 2].map(sys::borrow);
     let birth = create::launch(plan, bond, Some(directory.as_fd()), streams)?;
-    hear(&birth.channel, args.console_socket.as_deref())?;
+    hear(&birth.channel, console)?;
     Ok(birth)
 }
 
 /// Waits until the new process is ready (or, for an exec, has executed its program).
-pub(super) fn hear(channel: &Channel, console: Option<&Path>) -> Result<(), CliError> {
+pub(super) fn hear(channel: &Channel, console: &mut Console) -> Result<(), CliError> {
     let failed = || CliError::io("hear from the new process");
     loop {
         let mut wait = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
@@ -102,97 +204,59 @@ pub(super) fn hear(channel: &Channel, console: Option<&Path>) -> Result<(), CliE
             None => {}
             Some((Message::Ready | Message::Closed, _)) => return Ok(()),
             Some((Message::Failed(failure), _)) => return Err(CliError::Failure(failure)),
-            Some((Message::Terminal, master)) => hand_over(master, console)?,
+            Some((Message::Terminal, master)) => console.take(master)?,
         }
     }
 }
 
-/// Sends the terminal's master to whoever asked for it.
-fn hand_over(master: Option<OwnedFd>, console: Option<&Path>) -> Result<(), CliError> {
-    let (Some(master), Some(path)) = (master, console) else { return Ok(()) };
-    std::os::unix::net::UnixStream::connect(path)
-        .and_then(|socket| fdpass::send_all(&socket, b"/dev/ptmx", &[master.as_fd()]))
-        .map_err(CliError::io(format!("send the terminal to {path:?}")))
-}
-
+/// Whole or not at all: others wait for it to appear.
 pub(super) fn write_pid(path: Option<&Path>, pid: i32) -> Result<(), CliError> {
     let Some(path) = path else { return Ok(()) };
-    fs::write(path, pid.to_string()).map_err(CliError::io(format!("write {path:?}")))
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.{pid}"));
+    fs::write(&new, pid.to_string())
+        .and_then(|()| fs::rename(&new, path))
+        .map_err(CliError::io(format!("write pid file {path:?}")))
 }
 
-/// `start`.
-pub(super) fn start(store: &Store, id: &str) -> Result<(), CliError> {
-    let saved = store.load(id)?;
-    match store.status(&saved) {
+fn start(context: &Context, id: &str) -> Result<(), CliError> {
+    let _lock = context.store.lock(id)?;
+    let saved = context.store.load(id)?;
+    match context.store.status(&saved) {
         Status::Created => {}
-        other => return message(format!("container {id:?} is {}", other.name())),
+        Status::Stopped => return message("cannot start a container that has stopped"),
+        _ => return message("cannot start an already running container"),
     }
-    let socket = store.start_socket(id);
+    let socket = context.store.start_socket(id);
     let reach = || CliError::io(format!("reach container {id:?}"));
     let channel = create::connect(&socket).map_err(reach())?;
     channel.go().map_err(reach())?;
     // Whatever comes now, it is not waiting any more.
     let _ = fs::remove_file(&socket);
-    hear(&channel, None)
+    hear(&channel, &mut Console::None)
 }
 
-/// `run`; the exit code is the container's.
-pub(super) fn run(store: &Store, args: &CreateArgs, detach: bool) -> Result<u8, CliError> {
+/// The exit code is the container's.
+fn run(context: &Context, args: &CreateArgs, detach: bool, keep: bool) -> Result<u8, CliError> {
     if detach {
-        create(store, args)?;
-        return start(store, &args.id).map(|()| 0);
+        create(context, args)?;
+        let started = start(context, &args.id);
+        if started.is_err() {
+            let _ = manage::delete(context, &args.id, true);
+        }
+        return started.map(|()| 0);
     }
-    let preserved = preserved(args)?;
-    store.reserve(&args.id)?;
-    let ran = forwarded().and_then(|signals| {
-        let (_, birth) = make(store, args, Bond::Independent, preserved)?;
+    let lock = context.store.reserve(&args.id)?;
+    let ran = foreground::signals().and_then(|signals| {
+        let (_, birth, console) = make(context, args, Bond::Independent, false)?;
         birth.channel.go().map_err(CliError::io("start the container"))?;
-        hear(&birth.channel, None)?;
-        wait(&birth, &signals)
+        hear(&birth.channel, &mut Console::None)?;
+        drop(lock);
+        foreground::wait(&birth, &signals, console)
     });
-    let deleted = manage::delete(store, &args.id, true);
+    if keep && ran.is_ok() {
+        return ran;
+    }
+    let deleted = manage::delete(context, &args.id, true);
     ran.and_then(|code| deleted.map(|()| code))
-}
-
-/// Signals that are passed on while we wait, blocked from now on.
-pub(super) fn forwarded() -> Result<SigSet, CliError> {
-    let mut set = SigSet::empty();
-    for signal in [
-        Signal::SIGCHLD,
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-    ] {
-        set.add(signal);
-    }
-    match set.thread_block() {
-        Ok(()) => Ok(set),
-        Err(errno) => Err(CliError::io("block signals")(errno.into())),
-    }
-}
-
-/// Passes signals on until the process has ended; returns its exit code.
-pub(super) fn wait(birth: &Birth, signals: &SigSet) -> Result<u8, CliError> {
-    loop {
-        while let Ok(Some((pid, status))) = sys::reap() {
-            if pid == birth.child.pid {
-                let code = match status {
-                    sys::Status::Code(code) => code,
-                    sys::Status::Signal(signal) => 128 + signal,
-                };
-                return Ok(u8::try_from(code).unwrap_or(u8::MAX));
-            }
-        }
-        match signals.wait() {
-            Ok(Signal::SIGCHLD) | Err(nix::errno::Errno::EINTR) => {}
-            Ok(signal) => {
-                // It may just have ended; then the next turn tells.
-                let _ = pidfd::send_signal(birth.child.pidfd.as_fd(), signal as i32);
-            }
-            Err(errno) => return Err(CliError::io("wait for signals")(errno.into())),
-        }
-    }
 }

@@ -1,76 +1,52 @@
-//! `spec` and `features`: what to give us, and what we give.
+//! `features` and the version: what we give; and the commands that we do not have.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
+use serde_json::json;
 
-use serde_json::{Value, json};
-
-use super::CliError;
+use super::flags::{ANY, Command, ID};
+use super::{CliError, message, say};
 use crate::oci;
 
-/// Capabilities of the example: enough for a shell that talks.
-const CAPABILITIES: [&str; 3] = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
+pub(super) static FEATURES: Command = Command {
+    name: "features",
+    about: "print what this runtime can do as JSON",
+    operands: "",
+    count: (0, 0),
+    verbatim: false,
+    flags: &[],
+    run: |_, _| features().map(|()| 0),
+    failure: 1,
+};
 
-/// `spec`. An existing file is not overwritten.
-pub(super) fn spec(bundle: &Path) -> Result<(), CliError> {
-    let path = bundle.join("config.json");
-    let mut file = File::create_new(&path).map_err(CliError::io(format!("make {path:?}")))?;
-    let text = format!("{:#}\n", example());
-    file.write_all(text.as_bytes()).map_err(CliError::io(format!("write {path:?}")))
+pub(super) static CHECKPOINT: Command = Command {
+    name: "checkpoint",
+    about: "not supported",
+    operands: ID,
+    count: (0, ANY),
+    verbatim: true,
+    flags: &[],
+    run: |_, _| message("checkpoint: not supported by this runtime (it does not use CRIU)"),
+    failure: 1,
+};
+
+pub(super) static RESTORE: Command = Command {
+    name: "restore",
+    about: "not supported",
+    operands: ID,
+    count: (0, ANY),
+    verbatim: true,
+    flags: &[],
+    run: |_, _| message("restore: not supported by this runtime (it does not use CRIU)"),
+    failure: 1,
+};
+
+/// As runc prints its own: programs read the words before the colons.
+pub(super) fn version() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    format!("kobune-runtime version {version}\nspec: {}\n", oci::SPEC_VERSION)
 }
 
-fn example() -> Value {
-    let mount = |destination: &str, kind: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": kind, "options": options});
-    json!({
-        "ociVersion": oci::SPEC_VERSION,
-        "root": {"path": "rootfs", "readonly": true},
-        "hostname": "kobune",
-        "process": {
-            "terminal": false,
-            "user": {"uid": 0, "gid": 0},
-            "args": ["sh"],
-            "env": [
-                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                "TERM=xterm",
-            ],
-            "cwd": "/",
-            "capabilities": {
-                "bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES,
-            },
-            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
-            "noNewPrivileges": true,
-        },
-        "mounts": [
-            mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
-            mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-            mount("/dev/pts", "devpts",
-                &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-            mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
-            mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-            mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-            mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
-        ],
-        "linux": {
-            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
-            "namespaces": [
-                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"},
-                {"type": "mount"}, {"type": "cgroup"},
-            ],
-            "maskedPaths": [
-                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware",
-                "/proc/scsi",
-            ],
-            "readonlyPaths": [
-                "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
-            ],
-        },
-    })
-}
-
-/// `features`: as the specification has it.
-pub(super) fn features() -> Result<(), CliError> {
+/// As the specification has it.
+fn features() -> Result<(), CliError> {
     let mut capabilities: Vec<String> =
         caps::all().into_iter().map(|capability| capability.to_string()).collect();
     capabilities.sort();
@@ -97,18 +73,5 @@ pub(super) fn features() -> Result<(), CliError> {
                 controllers.into_iter().collect::<Vec<_>>().join(" "),
         },
     });
-    println!("{features:#}");
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_example_is_accepted() {
-        let spec = serde_json::from_value(example()).unwrap();
-        oci::check(&spec).unwrap();
-        crate::plan::plan(&spec, &crate::wire::Rootfs::Bundle, Path::new("/b")).unwrap();
-    }
+    say(&format!("{features:#}\n"))
 }

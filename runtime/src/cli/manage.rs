@@ -4,41 +4,75 @@ use std::os::fd::AsFd;
 use std::str::FromStr;
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::state::{Status, Store};
-use super::{CliError, OWN_PARENT, message};
+use super::flags::{Command, Flag, ID};
+use super::state::{Noted, Saved, Status, Store};
+use super::{CliError, Context, OWN_PARENT, message, say};
 use crate::sys::pidfd;
 use crate::{cgroup, oci};
 
-/// `state`: as the specification has it.
-pub(super) fn state(store: &Store, id: &str) -> Result<(), CliError> {
-    let saved = store.load(id)?;
-    let status = store.status(&saved);
-    let mut state = json!({
+pub(super) static STATE: Command = Command {
+    name: "state",
+    about: "print the state of a container as JSON",
+    operands: ID,
+    count: (1, 1),
+    verbatim: false,
+    flags: &[],
+    run: |context, mut given| {
+        let saved = context.store.load(&given.operand()?)?;
+        say(&format!("{:#}\n", describe(&context.store, &saved)))?;
+        Ok(0)
+    },
+    failure: 1,
+};
+
+pub(super) static KILL: Command = Command {
+    name: "kill",
+    about: "send a signal to a container's first process",
+    operands: "<container-id> [signal]",
+    count: (1, 2),
+    verbatim: false,
+    flags: &[Flag::switch("all", "to every process of the container").or('a')],
+    run: |context, mut given| {
+        let (id, signal) = (given.operand()?, given.operand()?);
+        kill(context, &id, &signal, given.has("all")).map(|()| 0)
+    },
+    failure: 1,
+};
+
+pub(super) static DELETE: Command = Command {
+    name: "delete",
+    about: "remove a stopped container",
+    operands: ID,
+    count: (1, 1),
+    verbatim: false,
+    flags: &[Flag::switch("force", "kill it first; no error if it does not exist").or('f')],
+    run: |context, mut given| delete(context, &given.operand()?, given.has("force")).map(|()| 0),
+    failure: 1,
+};
+
+/// The state as the specification has it, and what runc adds.
+pub(super) fn describe(store: &Store, saved: &Saved) -> Value {
+    let status = store.status(saved);
+    json!({
         "ociVersion": oci::SPEC_VERSION,
         "id": saved.id,
+        "pid": if status == Status::Stopped { 0 } else { saved.pid },
         "status": status.name(),
         "bundle": saved.bundle,
+        "rootfs": saved.rootfs,
         "created": saved.created,
-    });
-    if status != Status::Stopped {
-        state["pid"] = saved.pid.into();
-    }
-    if let Ok(spec) = oci::load(&saved.bundle)
-        && let Some(annotations) = spec.annotations()
-    {
-        state["annotations"] = json!(annotations);
-    }
-    println!("{state:#}");
-    Ok(())
+        "annotations": saved.annotations,
+        "owner": super::list::user_name(saved.owner),
+    })
 }
 
-/// `kill`.
-pub(super) fn kill(store: &Store, id: &str, signal: &str, all: bool) -> Result<(), CliError> {
-    let saved = store.load(id)?;
+fn kill(context: &Context, id: &str, signal: &str, all: bool) -> Result<(), CliError> {
+    let saved = context.store.load(id)?;
+    let signal = if signal.is_empty() { "TERM" } else { signal };
     let Some(number) = signal_number(signal) else {
-        return message(format!("signal {signal:?}: no such signal"));
+        return message(format!("unknown signal {signal:?}"));
     };
     if all {
         if number == libc::SIGKILL {
@@ -52,7 +86,8 @@ pub(super) fn kill(store: &Store, id: &str, signal: &str, all: bool) -> Result<(
         return Ok(());
     }
     let Some(process) = saved.process() else {
-        return message(format!("container {id:?} is stopped"));
+        // The words that containerd looks for.
+        return message(format!("container not running: {id:?}"));
     };
     pidfd::send_signal(process.as_fd(), number)
         .map_err(CliError::io(format!("send signal {signal} to container {id:?}")))
@@ -68,25 +103,52 @@ fn signal_number(text: &str) -> Option<i32> {
     Signal::from_str(&name).ok().map(|signal| signal as i32)
 }
 
-/// `delete`.
-pub(super) fn delete(store: &Store, id: &str, force: bool) -> Result<(), CliError> {
-    let saved = match store.load(id) {
-        Ok(saved) => saved,
-        // Interrupted before there was a state, or never there.
-        Err(_) if force => return store.remove(id),
+pub(super) fn delete(context: &Context, id: &str, force: bool) -> Result<(), CliError> {
+    let store = &context.store;
+    if force && store.is_busy(id).unwrap_or(false) {
+        // Another command is at work on it and may wait for what never comes; its container's end ends that.
+        if let Noted::Claimed(cgroup) = store.noted_cgroup(id) {
+            cgroup::kill(&cgroup)?;
+        }
+    }
+    let _lock = match store.lock(id) {
+        Err(error) if force && error.is_absence() => return Ok(()),
+        other => other?,
+    };
+    let cgroup = match store.load(id) {
+        Ok(saved) => {
+            match store.status(&saved) {
+                Status::Stopped => {}
+                _ if force => {}
+                status => {
+                    let status = status.name();
+                    return message(format!(
+                        "cannot delete container {id} that is not stopped: {status}"
+                    ));
+                }
+            }
+            Noted::Claimed(saved.cgroup)
+        }
+        // Interrupted before there was a state, or damaged.
+        Err(_) if force => store.noted_cgroup(id),
         Err(error) => return Err(error),
     };
-    match store.status(&saved) {
-        Status::Stopped => {}
-        _ if force => {}
-        status => return message(format!("container {id:?} is {}", status.name())),
+    match cgroup {
+        Noted::Claimed(cgroup) => remove_cgroup(&cgroup)?,
+        // Only if it is empty, and whatever else it is, it is not ours.
+        Noted::Wanted(cgroup) => drop(std::fs::remove_dir(cgroup)),
+        Noted::Nothing => {}
     }
-    cgroup::kill_pod(&saved.cgroup)?;
-    if let Some(parent) = saved.cgroup.parent().filter(|parent| parent.ends_with(OWN_PARENT)) {
+    store.remove(id)
+}
+
+fn remove_cgroup(cgroup: &std::path::Path) -> Result<(), CliError> {
+    cgroup::kill_pod(cgroup)?;
+    if let Some(parent) = cgroup.parent().filter(|parent| parent.ends_with(OWN_PARENT)) {
         // Ours, and empty with the last container; the kernel knows.
         let _ = std::fs::remove_dir(parent);
     }
-    store.remove(id)
+    Ok(())
 }
 
 #[cfg(test)]

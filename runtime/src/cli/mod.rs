@@ -1,188 +1,143 @@
-//! The OCI command line: one container per state directory, no process that stays. Parses, dispatches, and maps
-//! errors to exit codes; each command is in its file.
+//! The OCI command line: one container per state directory, no process that stays. Parses, dispatches, and tells
+//! errors; each command is in its file, with its table of flags.
 //!
 //! `create` leaves a first process that waits on the start socket in the container's state directory; `start`
 //! connects to it, and hears over the same connection why a program cannot be executed.
 
 mod cgroups;
+mod console;
 mod create;
+mod error;
 mod exec;
+mod flags;
+mod foreground;
 mod info;
+mod list;
+mod log;
 mod manage;
+mod ps;
+mod spec;
 mod state;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use error::{CliError, message};
+use flags::{Command, Flag, Given, Misuse, Parsed};
+use log::{Format, Log};
 
 /// The cgroup above those of containers whose config.json names none.
 const OWN_PARENT: &str = "kobune-runtime";
 
-/// Runs containers from OCI bundles.
-#[derive(Debug, Parser)]
-#[command(name = "kobune-runtime", version, about)]
-struct Cli {
-    /// Directory for the state of containers
-    #[arg(long, global = true, default_value = "/run/kobune-runtime")]
-    root: PathBuf,
-    #[command(subcommand)]
-    command: Command,
+/// Where the state of containers is, unless `--root` says.
+const ROOT: &str = "/run/kobune-runtime";
+
+static COMMANDS: [&Command; 13] = [
+    &create::CREATE,
+    &create::START,
+    &create::RUN,
+    &exec::COMMAND,
+    &manage::STATE,
+    &list::COMMAND,
+    &ps::COMMAND,
+    &manage::KILL,
+    &manage::DELETE,
+    &spec::COMMAND,
+    &info::FEATURES,
+    &info::CHECKPOINT,
+    &info::RESTORE,
+];
+
+static FLAGS: [Flag; 8] = [
+    Flag::value("root", "DIR", "where the state of containers is (/run/kobune-runtime)"),
+    Flag::value("log", "FILE", "append messages to this file"),
+    Flag::value("log-format", "FORMAT", "text (default) or json"),
+    Flag::switch("debug", "tell each step"),
+    Flag::switch("systemd-cgroup", "the same as --cgroup-manager systemd"),
+    Flag::value("cgroup-manager", "MANAGER", "cgroupfs (default), systemd or disabled"),
+    Flag::value(
+        "rootless",
+        "WHEN",
+        "ignore cgroup permission errors: true, false or auto (default)",
+    ),
+    Flag::value("criu", "PATH", "accepted, and never used: there is no checkpoint"),
+];
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CgroupManager {
+    Cgroupfs,
+    Systemd,
+    /// Containers stay in the cgroup of their creator.
+    Disabled,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Make a container whose program waits for `start`
-    Create(CreateArgs),
-    /// Execute the program of a created container
-    Start { id: String },
-    /// Make a container, run it to its end, and remove it
-    Run {
-        #[command(flatten)]
-        create: CreateArgs,
-        /// Leave the container running
-        #[arg(short, long)]
-        detach: bool,
-    },
-    /// Print the state of a container as JSON
-    State { id: String },
-    /// Send a signal to a container's first process
-    Kill {
-        id: String,
-        /// Name or number
-        #[arg(default_value = "TERM")]
-        signal: String,
-        /// Send it to every process of the container
-        #[arg(short, long)]
-        all: bool,
-    },
-    /// Remove a stopped container
-    Delete {
-        id: String,
-        /// Kill it first; no error when it does not exist
-        #[arg(short, long)]
-        force: bool,
-    },
-    /// Run one more process in a running container
-    Exec(ExecArgs),
-    /// Write an example config.json
-    Spec {
-        /// Directory to write it to
-        #[arg(short, long, default_value = ".")]
-        bundle: PathBuf,
-    },
-    /// Print what this runtime can do as JSON
-    Features,
+/// What every command is given.
+#[derive(Debug)]
+struct Context {
+    store: state::Store,
+    log: Log,
+    cgroups: CgroupManager,
 }
 
-#[derive(Debug, Args)]
-struct CreateArgs {
-    id: String,
-    /// Directory that holds config.json
-    #[arg(short, long, default_value = ".")]
-    bundle: PathBuf,
-    /// Write the first process' pid to this file
-    #[arg(long)]
-    pid_file: Option<PathBuf>,
-    /// Socket that receives the master of the container's terminal
-    #[arg(long)]
-    console_socket: Option<PathBuf>,
-    /// How many descriptors, from number 3 on, the program gets besides the standard streams
-    #[arg(long, default_value_t = 0)]
-    preserve_fds: u16,
-}
-
-#[derive(Debug, Args)]
-struct ExecArgs {
-    /// File with the process as JSON; instead of a command
-    #[arg(short, long)]
-    process: Option<PathBuf>,
-    /// Working directory
-    #[arg(long)]
-    cwd: Option<PathBuf>,
-    /// NAME=value, added to the container's environment
-    #[arg(short, long)]
-    env: Vec<String>,
-    /// uid or uid:gid
-    #[arg(short, long)]
-    user: Option<String>,
-    /// Do not wait for the process
-    #[arg(short, long)]
-    detach: bool,
-    /// Give it a terminal
-    #[arg(short, long)]
-    tty: bool,
-    /// Write the process' pid to this file
-    #[arg(long)]
-    pid_file: Option<PathBuf>,
-    /// Socket that receives the master of the terminal
-    #[arg(long)]
-    console_socket: Option<PathBuf>,
-    /// How many descriptors, from number 3 on, the program gets besides the standard streams
-    #[arg(long, default_value_t = 0)]
-    preserve_fds: u16,
-    id: String,
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
-}
-
-/// What a command failed with.
-#[derive(Debug, thiserror::Error)]
-enum CliError {
-    #[error("{0}")]
-    Message(String),
-    #[error("{verb}: {}", crate::sys::process::reason(error))]
-    Io { verb: String, error: std::io::Error },
-    #[error(transparent)]
-    Config(#[from] crate::oci::ConfigError),
-    #[error(transparent)]
-    Cgroup(#[from] crate::cgroup::CgroupError),
-    #[error(transparent)]
-    Launch(#[from] crate::create::LaunchError),
-    /// The program cannot be executed, or something before it failed.
-    #[error("{}", .0.message)]
-    Failure(crate::create::Failure),
-}
-
-impl CliError {
-    fn io(verb: impl Into<String>) -> impl FnOnce(std::io::Error) -> CliError {
-        let verb = verb.into();
-        move |error| CliError::Io { verb, error }
+impl Default for Context {
+    fn default() -> Context {
+        let store = state::Store::new(PathBuf::from(ROOT));
+        Context { store, log: Log::default(), cgroups: CgroupManager::Cgroupfs }
     }
+}
 
-    fn exit_code(&self) -> u8 {
-        match self {
-            CliError::Failure(failure) if failure.is_program() => failure.exit_code,
-            _ => 1,
+impl Context {
+    /// The log first: what follows may have to be told there.
+    fn set_up(&mut self, mut global: Given) -> Result<(), CliError> {
+        let format = global.text("log-format")?;
+        let format = format.map_or(Ok(Format::Text), |name| Format::parse(&name))?;
+        self.log = Log::new(global.path("log"), format, global.has("debug"));
+        self.cgroups = match global.text("cgroup-manager")?.as_deref() {
+            None if global.has("systemd-cgroup") => CgroupManager::Systemd,
+            None | Some("cgroupfs") => CgroupManager::Cgroupfs,
+            Some("systemd") => CgroupManager::Systemd,
+            Some("disabled") => CgroupManager::Disabled,
+            Some(other) => return message(format!("invalid cgroup-manager: {other:?}")),
+        };
+        match global.text("rootless")?.as_deref() {
+            None | Some("true" | "false" | "auto") => {}
+            Some(other) => return message(format!("invalid rootless: {other:?}")),
         }
+        if let Some(root) = global.path("root") {
+            self.store = state::Store::new(root);
+        }
+        Ok(())
     }
 }
 
-fn message<T>(text: impl Into<String>) -> Result<T, CliError> {
-    Err(CliError::Message(text.into()))
+/// Prints what a command is asked for.
+fn say(text: &str) -> Result<(), CliError> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let said = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    said.map_err(CliError::io("write to standard output"))
 }
 
 /// The command line without the program's name.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let cli = Cli::parse_from(std::iter::once("kobune-runtime".into()).chain(args));
-    let store = state::Store::new(cli.root);
-    let done = match cli.command {
-        Command::Create(args) => create::create(&store, &args).map(|_| 0),
-        Command::Start { id } => create::start(&store, &id).map(|()| 0),
-        Command::Run { create: args, detach } => create::run(&store, &args, detach),
-        Command::State { id } => manage::state(&store, &id).map(|()| 0),
-        Command::Kill { id, signal, all } => manage::kill(&store, &id, &signal, all).map(|()| 0),
-        Command::Delete { id, force } => manage::delete(&store, &id, force).map(|()| 0),
-        Command::Exec(args) => exec::exec(&store, &args),
-        Command::Spec { bundle } => info::spec(&bundle).map(|()| 0),
-        Command::Features => info::features().map(|()| 0),
-    };
-    match done {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("kobune-runtime: {error}");
-            ExitCode::from(error.exit_code())
+    let mut context = Context::default();
+    let (done, failure) = match flags::parse(args, &COMMANDS, &FLAGS) {
+        Ok(Parsed::Run { command, global, given }) => {
+            let ready = context.set_up(global);
+            (ready.and_then(|()| (command.run)(&context, given)), command.failure)
         }
-    }
+        Ok(Parsed::Help(text)) => (say(&text).map(|()| 0), 1),
+        Ok(Parsed::Version) => (say(&info::version()).map(|()| 0), 1),
+        Err(Misuse { message, exit_code, global }) => {
+            // Logged where it was asked for, as far as that made sense.
+            let _ = context.set_up(global);
+            (Err(CliError::Message(message)), exit_code)
+        }
+    };
+    ExitCode::from(done.unwrap_or_else(|error| {
+        context.log.error(&error.to_string());
+        failure
+    }))
 }

@@ -1,11 +1,22 @@
-//! What is remembered of a container between commands: `<root>/<id>/state.json`, whole or not at all.
+//! What is remembered of a container between commands: the directory `<root>/<id>`, and in it
+//!
+//! | name | what | from … to |
+//! |---|---|---|
+//! | `cgroup.wanted` | a link to the cgroup that will be made: it may be somebody else's | before the cgroup … |
+//! | `cgroup` | the same link: it is ours. A creation that was killed can be cleaned up | … deleted |
+//! | `start.sock` | listens while the container waits to be started | created … started |
+//! | `state.json` | whole or not at all | created … deleted |
+//!
+//! Commands that change a container hold a lock on its directory; those that only look need none.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::{CliError, message};
@@ -15,17 +26,25 @@ use crate::sys::pidfd;
 /// The largest state.json in bytes.
 const MAX_STATE: u64 = 1 << 20;
 
+/// Fields that a later version may add are ignored; those that this one has added since have defaults.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Saved {
     pub(super) id: String,
     pub(super) bundle: PathBuf,
+    #[serde(default)]
+    pub(super) rootfs: PathBuf,
     pub(super) pid: i32,
     /// Clock ticks since boot: tells the process from a later one of the same number.
     pub(super) start_time: u64,
     pub(super) cgroup: PathBuf,
     /// RFC 3339.
     pub(super) created: String,
+    /// uid of the creator.
+    #[serde(default)]
+    pub(super) owner: u32,
+    #[serde(default)]
+    pub(super) annotations: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +64,21 @@ impl Status {
     }
 }
 
+/// What is known of a container's cgroup without its state.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Noted {
+    Nothing,
+    /// Perhaps made, perhaps somebody else's.
+    Wanted(PathBuf),
+    Claimed(PathBuf),
+}
+
+/// While it lives, no other command changes the container.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _directory: Flock<File>,
+}
+
 #[derive(Debug)]
 pub(super) struct Store {
     root: PathBuf,
@@ -55,7 +89,7 @@ impl Store {
         Store { root }
     }
 
-    pub(super) fn directory(&self, id: &str) -> PathBuf {
+    fn directory(&self, id: &str) -> PathBuf {
         self.root.join(id)
     }
 
@@ -65,19 +99,80 @@ impl Store {
     }
 
     /// Takes the name.
-    pub(super) fn reserve(&self, id: &str) -> Result<(), CliError> {
-        if !is_id(id) {
-            return message(format!("container id {id:?}: must be letters, digits, and _+-."));
-        }
-        let mut builder = fs::DirBuilder::new();
-        builder.mode(0o700).recursive(true);
-        builder.create(&self.root).map_err(CliError::io(format!("make {:?}", self.root)))?;
+    pub(super) fn reserve(&self, id: &str) -> Result<Lock, CliError> {
+        check_id(id)?;
         let directory = self.directory(id);
-        match builder.recursive(false).create(&directory) {
+        let mut builder = DirBuilder::new();
+        builder.mode(0o700);
+        let mut made = builder.create(&directory);
+        if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            // The first container of all.
+            let root = DirBuilder::new().mode(0o700).recursive(true).create(&self.root);
+            root.map_err(CliError::io(format!("make {:?}", self.root)))?;
+            made = builder.create(&directory);
+        }
+        match made {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                message(format!("container {id:?} exists already"))
+                message(format!("container with given ID already exists: {id:?}"))
             }
-            other => other.map_err(CliError::io(format!("make {directory:?}"))),
+            Err(error) => Err(CliError::io(format!("make {directory:?}"))(error)),
+            Ok(()) => self.lock(id),
+        }
+    }
+
+    /// Waits until no other command is at work on the container.
+    pub(super) fn lock(&self, id: &str) -> Result<Lock, CliError> {
+        self.try_lock(id, FlockArg::LockExclusive)?.ok_or_else(|| absent(id))
+    }
+
+    /// Whether some command is at work on the container.
+    pub(super) fn is_busy(&self, id: &str) -> Result<bool, CliError> {
+        Ok(self.try_lock(id, FlockArg::LockExclusiveNonblock)?.is_none())
+    }
+
+    fn try_lock(&self, id: &str, how: FlockArg) -> Result<Option<Lock>, CliError> {
+        check_id(id).map_err(|_| absent(id))?;
+        let path = self.directory(id);
+        let failed = || CliError::io(format!("lock {path:?}"));
+        let directory = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(absent(id)),
+            other => other.map_err(failed())?,
+        };
+        let directory = match Flock::lock(directory, how) {
+            Ok(directory) => directory,
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, errno)) => return Err(failed()(errno.into())),
+        };
+        // The one before us may have deleted it.
+        match directory.metadata().map_err(failed())?.nlink() {
+            0 => Err(absent(id)),
+            _ => Ok(Some(Lock { _directory: directory })),
+        }
+    }
+
+    /// Notes the cgroup that is about to be made.
+    pub(super) fn note_wanted_cgroup(&self, id: &str, cgroup: &Path) -> Result<(), CliError> {
+        let link = self.directory(id).join("cgroup.wanted");
+        std::os::unix::fs::symlink(cgroup, &link).map_err(CliError::io(format!("make {link:?}")))
+    }
+
+    /// Notes that it is ours, and so is what lives in it.
+    pub(super) fn note_claimed_cgroup(&self, id: &str) -> Result<(), CliError> {
+        let link = self.directory(id).join("cgroup");
+        fs::rename(link.with_extension("wanted"), &link)
+            .map_err(CliError::io(format!("make {link:?}")))
+    }
+
+    /// The cgroup of a container, even of one whose creation was interrupted.
+    pub(super) fn noted_cgroup(&self, id: &str) -> Noted {
+        let directory = self.directory(id);
+        let read = |name: &str| fs::read_link(directory.join(name)).ok().filter(|p| is_plain(p));
+        if check_id(id).is_err() {
+            Noted::Nothing
+        } else if let Some(cgroup) = read("cgroup") {
+            Noted::Claimed(cgroup)
+        } else {
+            read("cgroup.wanted").map_or(Noted::Nothing, Noted::Wanted)
         }
     }
 
@@ -91,23 +186,30 @@ impl Store {
     }
 
     pub(super) fn load(&self, id: &str) -> Result<Saved, CliError> {
-        if !is_id(id) {
-            return message(format!("container {id:?} does not exist"));
-        }
+        check_id(id).map_err(|_| absent(id))?;
         let path = self.directory(id).join("state.json");
-        match bounded::read(&path, MAX_STATE) {
-            Ok(text) => parse(&text, id)
-                .map_err(|error| CliError::Message(format!("parse {path:?}: {error}"))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                message(format!("container {id:?} does not exist"))
-            }
-            Err(error) => Err(CliError::io(format!("read {path:?}"))(error)),
-        }
+        let text = match bounded::read(&path, MAX_STATE) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(absent(id)),
+            other => other.map_err(CliError::io(format!("read {path:?}")))?,
+        };
+        decode(&text, id).map_err(|why| CliError::Message(format!("parse {path:?}: {why}")))
+    }
+
+    /// The names of all containers, sorted. Without the directory there are none.
+    pub(super) fn ids(&self) -> Result<Vec<String>, CliError> {
+        let entries = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(CliError::io(format!("read {:?}", self.root)))?,
+        };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let mut ids: Vec<_> = names.filter(|name| check_id(name).is_ok()).collect();
+        ids.sort();
+        Ok(ids)
     }
 
     /// Forgets the container; an absent one is no error.
     pub(super) fn remove(&self, id: &str) -> Result<(), CliError> {
-        if !is_id(id) {
+        if check_id(id).is_err() {
             // Nothing of that name was ever made, and the path could be anybody's.
             return Ok(());
         }
@@ -128,6 +230,33 @@ impl Store {
             Status::Running
         }
     }
+}
+
+fn absent(id: &str) -> CliError {
+    CliError::Absent(id.to_owned())
+}
+
+/// What a state.json says; what cannot be true is an error that names the field.
+fn decode(text: &[u8], id: &str) -> Result<Saved, String> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let saved: Saved = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let field = error.path().to_string();
+        format!("{field}: {}", error.into_inner())
+    })?;
+    let checks = [
+        (saved.id == id, "id: is not the name of the directory"),
+        (saved.pid > 0, "pid: must be positive"),
+        (is_plain(&saved.cgroup), "cgroup: must be an absolute path without \"..\""),
+        (is_plain(&saved.bundle), "bundle: must be an absolute path without \"..\""),
+    ];
+    match checks.into_iter().find(|(fine, _)| !fine) {
+        Some((_, why)) => Err(why.to_owned()),
+        None => Ok(saved),
+    }
+}
+
+fn is_plain(path: &Path) -> bool {
+    path.is_absolute() && !path.components().any(|part| part.as_os_str() == "..")
 }
 
 impl Saved {
@@ -155,28 +284,20 @@ fn parse_stat(stat: &str) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// What [`Store::save`] wrote. The file is ours alone; but what it names is killed and removed, so it is looked at.
-fn parse(text: &[u8], id: &str) -> Result<Saved, String> {
-    let saved: Saved = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    if saved.id != id {
-        return Err(format!("id: is {:?}", saved.id));
-    }
-    if saved.pid <= 0 {
-        return Err("pid: not a process".into());
-    }
-    let plain = saved.cgroup.is_absolute()
-        && !saved.cgroup.components().any(|part| part == std::path::Component::ParentDir);
-    if plain { Ok(saved) } else { Err("cgroup: not an absolute path without ..".into()) }
-}
-
-fn is_id(id: &str) -> bool {
+/// A name that becomes part of a path must not be one.
+fn check_id(id: &str) -> Result<(), CliError> {
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
-    (1..=1024).contains(&id.len()) && id.bytes().all(fine) && id != "." && id != ".."
+    // 255: what a file name may have.
+    if (1..=255).contains(&id.len()) && id.bytes().all(fine) && id != "." && id != ".." {
+        return Ok(());
+    }
+    message(format!("invalid container id format: {id:?} (letters, digits and _+-. are allowed)"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
 
     #[test]
     fn the_start_time_is_found_behind_any_name() {
@@ -187,21 +308,12 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_we_did_not_write_is_refused() {
-        let of = |change: &dyn Fn(&mut serde_json::Value)| {
-            let mut value = serde_json::json!({"id": "a", "bundle": "/b", "pid": 7, "startTime": 1,
-                "cgroup": "/sys/fs/cgroup/a", "created": ""});
-            change(&mut value);
-            parse(value.to_string().as_bytes(), "a")
-        };
-        of(&|_| {}).unwrap();
-        assert!(of(&|state| state["pid"] = (-1).into()).unwrap_err().starts_with("pid: "));
-        assert!(of(&|state| state["pid"] = 0.into()).unwrap_err().starts_with("pid: "));
-        assert!(of(&|state| state["id"] = "b".into()).unwrap_err().starts_with("id: "));
-        for path in ["etc", "/sys/fs/cgroup/../../../etc", ""] {
-            let error = of(&|state| state["cgroup"] = path.into()).unwrap_err();
-            assert!(error.starts_with("cgroup: "), "{path}: {error}");
+    fn ids_cannot_be_paths() {
+        let long = "a".repeat(256);
+        for bad in ["", ".", "..", "a/b", "a b", "a\0b", "a\n", "é", &long] {
+            assert!(check_id(bad).is_err(), "{bad:?}");
         }
+        assert!(check_id("my_box-1.2+3").is_ok());
     }
 
     #[test]
@@ -213,11 +325,57 @@ mod tests {
         assert!(directory.path().join("other").exists());
     }
 
+    fn saved() -> Value {
+        json!({
+            "id": "x", "bundle": "/b", "pid": 5, "startTime": 7, "cgroup": "/c", "created": "T",
+        })
+    }
+
     #[test]
-    fn ids_cannot_be_paths() {
-        for bad in ["", ".", "..", "a/b", "a b"] {
-            assert!(!is_id(bad), "{bad:?}");
+    fn states_of_other_versions_are_read() {
+        let mut value = saved();
+        value["added"] = json!({"later": true});
+        assert_eq!(decode(value.to_string().as_bytes(), "x").unwrap().pid, 5);
+    }
+
+    #[test]
+    fn damage_names_the_field() {
+        for (field, bad) in [
+            ("id", json!("y")),
+            ("pid", json!("5")),
+            ("pid", json!(-1)),
+            ("pid", json!(0)),
+            ("startTime", json!(-7)),
+            ("cgroup", json!("/c/../..")),
+            ("cgroup", json!("c")),
+            ("bundle", json!("../b")),
+            ("annotations", json!({"a": 1})),
+        ] {
+            let mut value = saved();
+            value[field] = bad;
+            let error = decode(value.to_string().as_bytes(), "x").unwrap_err();
+            assert!(error.starts_with(field), "{error:?} does not name {field:?}");
         }
-        assert!(is_id("my_box-1.2+3"));
+        let whole = saved().to_string();
+        for end in 0..whole.len() {
+            decode(&whole.as_bytes()[..end], "x").unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_lock_excludes_and_a_deleted_container_cannot_be_locked() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path().join("a/b"));
+        let lock = store.reserve("x").unwrap();
+        assert!(store.is_busy("x").unwrap());
+        assert!(store.reserve("x").unwrap_err().to_string().contains("already exists"));
+        let waiter = std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| store.lock("x").map(drop));
+            store.remove("x").unwrap();
+            drop(lock);
+            waiter.join().unwrap()
+        });
+        assert!(waiter.unwrap_err().to_string().contains("does not exist"));
+        assert!(store.lock("x").is_err());
     }
 }

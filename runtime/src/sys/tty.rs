@@ -43,3 +43,14 @@ pub fn resize(terminal: impl AsFd, columns: u16, rows: u16) -> io::Result<()> {
     })?;
     Ok(())
 }
+
+/// Columns and rows.
+pub(crate) fn size(terminal: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY:
+    // - pointers: TIOCGWINSZ writes one winsize, which is live.
+    check(unsafe {
+        libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, std::ptr::from_mut(&mut size))
+    })?;
+    Ok((size.ws_col, size.ws_row))
+}
