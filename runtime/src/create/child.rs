@@ -5,12 +5,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::message::{Failure, Message};
 use super::preserved::FIRST;
+use super::sources::Place;
 use super::{inside, mounts, nodes, process, root};
 use crate::plan::{Plan, ProcessPlan, Step};
 use crate::sys::{fdpass, process as sys};
@@ -19,7 +22,7 @@ use crate::sys::{fdpass, process as sys};
 pub(super) type Done = io::Result<()>;
 
 /// What the child takes over from its parent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Inherited {
     pub(super) channel: RawFd,
     pub(super) streams: [RawFd; 3],
@@ -29,23 +32,43 @@ pub(super) struct Inherited {
     pub(super) mortal: bool,
     /// How many descriptors, from number 3 on, the program gets as they are.
     pub(super) preserved: u16,
+    /// Mounts that the parent has opened.
+    pub(super) sources: Vec<(Place, RawFd)>,
 }
 
 impl Inherited {
     /// Where the child keeps the channel: right behind what the program gets.
-    pub(super) fn channel_number(self) -> RawFd {
+    pub(super) fn channel_number(&self) -> RawFd {
         FIRST + RawFd::from(self.preserved)
     }
 
-    fn extra_number(self) -> RawFd {
+    fn extra_number(&self) -> RawFd {
         self.channel_number() + 1
+    }
+
+    /// The first of the numbers that [`isolate`] gives to the sources.
+    fn first_source(&self) -> RawFd {
+        self.channel_number() + 1 + RawFd::from(self.extra.is_some())
+    }
+
+    /// The first number that [`isolate`] leaves free.
+    fn first_free(&self) -> RawFd {
+        self.first_source() + self.sources.len() as RawFd
+    }
+
+    /// After [`isolate`]: everything that is attached comes from here.
+    fn adopt_sources(&self) -> Vec<(Place, OwnedFd)> {
+        let places = self.sources.iter().map(|(place, _)| *place);
+        places.zip(self.first_source()..).map(|(place, fd)| (place, sys::adopt(fd))).collect()
     }
 }
 
 /// The container's first process. Returns only on failure.
-pub(super) fn container(plan: &Plan, inherited: Inherited) -> i32 {
+pub(super) fn container(plan: &Plan, inherited: &Inherited) -> i32 {
     let prepare = |channel: OwnedFd| {
-        let built = build(plan, channel.as_fd());
+        let built = enter_users(plan, channel.as_fd(), inherited.mortal)
+            .map_err(named("become root of the user namespace"))
+            .and_then(|()| build(plan, channel.as_fd(), inherited.adopt_sources()));
         if let Err(failure) = built {
             return Err((channel, failure));
         }
@@ -57,18 +80,21 @@ pub(super) fn container(plan: &Plan, inherited: Inherited) -> i32 {
 }
 
 /// One more process of a container. Returns only on failure.
-pub(super) fn exec(plan: &ProcessPlan, inherited: Inherited) -> i32 {
-    let init = inherited.extra_number();
-    let prepare = |channel: OwnedFd| match join_container(plan, channel.as_fd(), init) {
+pub(super) fn exec(plan: &ProcessPlan, inherited: &Inherited) -> i32 {
+    let prepare = |channel: OwnedFd| match join_container(plan, channel.as_fd(), inherited) {
         Ok(()) => Ok(channel),
         Err(failure) => Err((channel, failure)),
     };
     live(inherited, prepare, plan)
 }
 
-fn join_container(plan: &ProcessPlan, channel: BorrowedFd<'_>, init: RawFd) -> Result<(), Failure> {
+fn join_container(
+    plan: &ProcessPlan,
+    channel: BorrowedFd<'_>,
+    inherited: &Inherited,
+) -> Result<(), Failure> {
     process::set_oom_score(plan).map_err(named("set oom_score_adj"))?;
-    enter(init).map_err(named("enter the container's namespaces"))?;
+    enter(inherited, channel).map_err(named("enter the container's namespaces"))?;
     if plan.terminal.is_some() {
         let pty = open_root().and_then(|root| process::Terminal::open(root.as_fd(), plan));
         let pty = pty.map_err(named("open a terminal in the container"))?;
@@ -79,7 +105,7 @@ fn join_container(plan: &ProcessPlan, channel: BorrowedFd<'_>, init: RawFd) -> R
 
 /// The common frame: isolate, prepare, execute, report on the channel that `prepare` left.
 fn live(
-    inherited: Inherited,
+    inherited: &Inherited,
     prepare: impl FnOnce(OwnedFd) -> Result<OwnedFd, (OwnedFd, Failure)>,
     plan: &ProcessPlan,
 ) -> i32 {
@@ -102,24 +128,24 @@ fn live(
 }
 
 /// Cuts every tie to the parent but the channel.
-fn isolate(inherited: Inherited) -> Done {
+fn isolate(inherited: &Inherited) -> Done {
     if inherited.mortal {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     }
     sys::reset_signals()?;
     // Out of the way first: a source may have one of the numbers that are filled below.
-    let mut aside = Vec::with_capacity(5);
-    let (channel, extra) = (inherited.channel_number(), inherited.extra_number());
+    let mut aside = Vec::with_capacity(5 + inherited.sources.len());
+    let channel = inherited.channel_number();
     let all = inherited.streams.into_iter().chain([inherited.channel]).chain(inherited.extra);
+    let all = all.chain(inherited.sources.iter().map(|(_, fd)| *fd));
     for fd in all {
-        aside.push(sys::duplicate_above(fd, extra.max(15) + 1)?);
+        aside.push(sys::duplicate_above(fd, inherited.first_free().max(16))?);
     }
-    for (target, fd) in (0..3).chain([channel, extra]).zip(&aside) {
+    for (target, fd) in (0..3).chain(channel..).zip(&aside) {
         sys::duplicate_to(fd.as_raw_fd(), target)?;
     }
-    let kept = if inherited.extra.is_some() { extra } else { channel };
     std::mem::forget(aside);
-    sys::close_from(kept + 1)?;
+    sys::close_from(inherited.first_free())?;
     sys::cloexec_from(channel)?;
     for fd in FIRST..channel {
         // They survive exec, whatever their owner had set.
@@ -133,19 +159,74 @@ fn isolate(inherited: Inherited) -> Done {
 }
 
 /// All namespaces of the process `init` but the pid namespace, which we were born into.
-fn enter(init: RawFd) -> Done {
-    let init = sys::adopt(init);
+fn enter(inherited: &Inherited, channel: BorrowedFd<'_>) -> Done {
+    let init = sys::adopt(inherited.extra_number());
     let all = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
-    setns(init, all)?;
+    let users = CloneFlags::CLONE_NEWUSER;
+    let time = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
+    // All at once or none. A user namespace that is ours already is refused, and so is a kind that the kernel lacks.
+    for more in [users | time, time, users, CloneFlags::empty()] {
+        match setns(&init, all | more) {
+            Err(Errno::EINVAL) if !more.is_empty() => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(()) if more.contains(users) => {
+                become_root()?;
+                return stay_mortal(inherited.mortal, channel);
+            }
+            Ok(()) => return Ok(()),
+        }
+    }
     Ok(())
 }
 
-fn build(plan: &Plan, channel: BorrowedFd<'_>) -> Result<(), Failure> {
-    process::set_oom_score(&plan.process).map_err(named("set oom_score_adj"))?;
+/// Waits until our ids are mapped, if they are to be, and takes those of the new user namespace.
+fn enter_users(plan: &Plan, channel: BorrowedFd<'_>, mortal: bool) -> Done {
+    if !plan.has_users() {
+        return Ok(());
+    }
+    let mut byte = [0u8; 1];
+    if plan.users.is_some() && fdpass::receive(channel, &mut byte, &mut Vec::new())? != 1 {
+        // The parent failed, and has told why.
+        sys::exit_now(128);
+    }
+    become_root()?;
+    stay_mortal(mortal, channel)
+}
+
+/// Root of the user namespace that we have entered, without the groups of the host's root.
+pub(super) fn become_root() -> Done {
+    match setgroups(&[]) {
+        // A namespace that somebody without privileges made: nobody in it may, and the groups are as they are.
+        Err(Errno::EPERM) if users_may_not_set_groups() => {}
+        other => other?,
+    }
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(gid, gid, gid)?;
+    Ok(setresuid(uid, uid, uid)?)
+}
+
+fn users_may_not_set_groups() -> bool {
+    std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny"))
+}
+
+/// Changing the user has cleared the parent-death signal.
+fn stay_mortal(mortal: bool, channel: BorrowedFd<'_>) -> Done {
+    if mortal {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        process::end_without(channel)?;
+    }
+    Ok(())
+}
+
+/// Enters what the stage before us (see `stage`) has not entered.
+fn join(plan: &Plan) -> Result<(), Failure> {
+    if super::is_staged(plan) {
+        return Ok(());
+    }
     let joined: Vec<_> = plan.join.iter().filter(|join| join.kind != libc::CLONE_NEWPID).collect();
     let mut files = Vec::with_capacity(joined.len());
     for join in &joined {
@@ -153,12 +234,21 @@ fn build(plan: &Plan, channel: BorrowedFd<'_>) -> Result<(), Failure> {
         files.push(file.map_err(named(format!("open namespace {:?}", join.path)))?);
     }
     for (join, file) in joined.iter().zip(&files) {
-        setns(file, CloneFlags::from_bits_truncate(join.kind))
+        setns(file, CloneFlags::from_bits_retain(join.kind))
             .map_err(io::Error::from)
             .map_err(named(format!("join namespace {:?}", join.path)))?;
     }
-    drop(files);
-    let mut builder = Builder { plan, root: None };
+    Ok(())
+}
+
+fn build(
+    plan: &Plan,
+    channel: BorrowedFd<'_>,
+    sources: Vec<(Place, OwnedFd)>,
+) -> Result<(), Failure> {
+    process::set_oom_score(&plan.process).map_err(named("set oom_score_adj"))?;
+    join(plan)?;
+    let mut builder = Builder { plan, root: None, sources };
     for step in &plan.steps {
         let done = match step {
             Step::Terminal => match builder.terminal() {
@@ -176,12 +266,19 @@ struct Builder<'a> {
     plan: &'a Plan,
     /// The new root, from its mount on.
     root: Option<OwnedFd>,
+    /// What the parent has opened and is not attached yet.
+    sources: Vec<(Place, OwnedFd)>,
 }
 
 impl Builder<'_> {
     fn root(&self) -> io::Result<BorrowedFd<'_>> {
         let missing = || io::Error::other("no root is mounted yet");
         self.root.as_ref().map(AsFd::as_fd).ok_or_else(missing)
+    }
+
+    fn source(&mut self, place: Place) -> Option<OwnedFd> {
+        let at = self.sources.iter().position(|(of, _)| *of == place)?;
+        Some(self.sources.swap_remove(at).1)
     }
 
     fn terminal(&self) -> io::Result<process::Terminal> {
@@ -193,15 +290,20 @@ impl Builder<'_> {
     fn perform(&mut self, step: &Step) -> Done {
         match step {
             Step::UnshareCgroup => Ok(unshare(CloneFlags::CLONE_NEWCGROUP)?),
+            Step::Loopback => crate::sys::net::loopback_up(),
             Step::Hostname(name) => Ok(nix::unistd::sethostname(name)?),
             Step::Domainname(name) => sys::set_domainname(name),
             Step::Sysctl { path, value } => write_sysctl(path, value),
             Step::Propagation(flags) => root::set_propagation("/", *flags),
             Step::Root(wanted) => {
-                self.root = Some(root::mount(wanted, self.shared())?);
+                let opened = self.source(Place::Root);
+                self.root = Some(root::mount(wanted, opened, self.shared())?);
                 Ok(())
             }
-            Step::Mount(mount) => mounts::mount(self.root()?, mount),
+            Step::Mount(mount) => {
+                let opened = self.source(Place::Mount(mount.index));
+                mounts::mount(self.root()?, mount, opened)
+            }
             Step::Device(device) => nodes::device(self.root()?, device),
             Step::Symlink { path, target } => nodes::symlink(self.root()?, path, target),
             Step::MakeDirectory(path) => inside::make_directory(self.root()?, path).map(drop),

@@ -3,6 +3,9 @@
 /// Longer than any message.
 pub(super) const MAX: usize = 4096;
 
+/// From parent to child: your ids are mapped.
+pub(super) const MAPPED: &[u8] = b"M";
+
 /// From parent to child: execute the program.
 pub(super) const GO: &[u8] = b"G";
 

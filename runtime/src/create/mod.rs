@@ -5,6 +5,7 @@
 //! |---|---|
 //! | clone3 into the cgroup and the new namespaces | |
 //! | | dies with its parent from now on; closes what it should not have |
+//! | writes the maps of a new user namespace; `MAPPED` | becomes its root |
 //! | | joins namespaces, performs the steps |
 //! | | `Terminal` (with the pty's master), if it made one |
 //! | | `Ready`, then waits; or `Failed` and ends |
@@ -22,6 +23,9 @@ mod nodes;
 mod preserved;
 mod process;
 mod root;
+mod sources;
+mod stage;
+mod users;
 
 use std::fs::File;
 use std::io;
@@ -29,7 +33,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, socket, socketpair};
 
 pub(crate) use message::{Failure, Message};
@@ -111,6 +115,12 @@ pub(crate) fn launch(
     cgroup: Option<BorrowedFd<'_>>,
     streams: [BorrowedFd<'_>; 3],
 ) -> Result<Birth, LaunchError> {
+    let mut sources = sources::Sources::open(plan)?;
+    if sources.wait_for_users()
+        && let Some(users) = sources::joined_users(plan)?
+    {
+        sources.map_ids(users.as_fd())?;
+    }
     let (ours, theirs) = channel()?;
     let inherited = child::Inherited {
         channel: theirs.as_raw_fd(),
@@ -121,7 +131,41 @@ pub(crate) fn launch(
         },
         mortal: matches!(bond, Bond::Mortal),
         preserved: plan.process.preserved,
+        sources: sources.numbers(),
     };
+    let child = beget(plan, cgroup, &inherited)?;
+    if let Some(maps) = &plan.users {
+        let settled = users::settle(plan, maps, &child, streams).and_then(|()| {
+            if sources.wait_for_users() {
+                let users = users::of(&child).map_err(failed("open the user namespace"))?;
+                sources.map_ids(users.as_fd())?;
+            }
+            fdpass::send_all(&ours.socket, message::MAPPED, &[])
+                .map_err(failed("tell the new process its ids"))
+        });
+        if let Err(error) = settled {
+            // The first error is the one to tell.
+            let _ = users::end(&child);
+            return Err(error);
+        }
+    }
+    Ok(Birth { child, channel: ours })
+}
+
+fn beget(
+    plan: &Plan,
+    cgroup: Option<BorrowedFd<'_>>,
+    inherited: &child::Inherited,
+) -> Result<Child, LaunchError> {
+    let _time = match &plan.time {
+        Some(offsets) => {
+            Some(TimeNamespace::make(offsets).map_err(failed("make the time namespace"))?)
+        }
+        None => None,
+    };
+    if is_staged(plan) {
+        return stage::spawn(plan, cgroup, inherited);
+    }
     let pid_join = plan.join.iter().find(|join| join.kind == libc::CLONE_NEWPID);
     let _back = match pid_join {
         Some(join) => {
@@ -131,8 +175,12 @@ pub(crate) fn launch(
         None => None,
     };
     let child = clone::spawn(plan.unshare, cgroup, || child::container(plan, inherited));
-    let child = child.map_err(failed("clone the container's first process"))?;
-    Ok(Birth { child, channel: ours })
+    child.map_err(failed("clone the container's first process"))
+}
+
+/// Whether a process in between enters the namespaces.
+fn is_staged(plan: &Plan) -> bool {
+    plan.has_users() && !plan.join.is_empty()
 }
 
 /// Begins one more process in the container whose first process `init` is.
@@ -150,9 +198,10 @@ pub(crate) fn enter(
         extra: Some(init.as_raw_fd()),
         mortal: matches!(bond, Bond::Mortal),
         preserved: process.preserved,
+        sources: Vec::new(),
     };
     let _back = PidNamespace::enter(init).map_err(failed("enter the container's pid namespace"))?;
-    let child = clone::spawn(0, cgroup, || child::exec(process, inherited));
+    let child = clone::spawn(0, cgroup, || child::exec(process, &inherited));
     let child = child.map_err(failed("clone a process for the container"))?;
     Ok(Birth { child, channel: ours })
 }
@@ -199,5 +248,31 @@ impl Drop for PidNamespace {
     fn drop(&mut self) {
         // Going back to our own namespace needs nothing that entering the other did not need.
         let _ = setns(self.own.as_fd(), CloneFlags::CLONE_NEWPID);
+    }
+}
+
+/// While it lives, children of this process are born into a new time namespace. (Clone could make one, too, but the
+/// first process in it ends the time in which its offsets can be set.)
+struct TimeNamespace {
+    own: File,
+}
+
+impl TimeNamespace {
+    fn make(offsets: &str) -> io::Result<TimeNamespace> {
+        let own = File::open("/proc/self/ns/time")?;
+        unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?;
+        let new = TimeNamespace { own };
+        if !offsets.is_empty() {
+            std::fs::write("/proc/self/timens_offsets", offsets)?;
+        }
+        Ok(new)
+    }
+}
+
+impl Drop for TimeNamespace {
+    fn drop(&mut self) {
+        let kind = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
+        // Going back to our own namespace needs nothing that making the other did not need.
+        let _ = setns(self.own.as_fd(), kind);
     }
 }

@@ -12,16 +12,35 @@ use super::{inside, root};
 use crate::plan::{Change, MountKind, MountPlan};
 use crate::sys::mount::{self as kernel, Filesystem, MountAttr};
 
-/// Makes one mount of config.json.
-pub(super) fn mount(root: BorrowedFd<'_>, plan: &MountPlan) -> io::Result<()> {
+/// Makes one mount of config.json; a bind mount may have been opened by the parent.
+pub(super) fn mount(
+    root: BorrowedFd<'_>,
+    plan: &MountPlan,
+    opened: Option<OwnedFd>,
+) -> io::Result<()> {
     let (mount, target) = match &plan.kind {
-        MountKind::Bind { source, recursive } => bind(root, plan, source, *recursive)?,
+        MountKind::Bind { source, recursive } => {
+            let mount = match opened {
+                Some(mount) => mount,
+                None => open_source(source, *recursive)?,
+            };
+            let target = bind_target(root, &mount, &plan.destination)?;
+            (mount, target)
+        }
         MountKind::Cgroup => {
             let mount = cgroup()?;
             (mount, inside::make_directory(root, &plan.destination)?)
         }
-        MountKind::Filesystem { kind, source, options } => {
-            let mount = filesystem(kind, source.as_deref(), options)?;
+        MountKind::Filesystem { kind, source, options, instead } => {
+            let mount = match (filesystem(kind, source.as_deref(), options), instead) {
+                (Err(error), Some(host)) if error.raw_os_error() == Some(libc::EPERM) => {
+                    // With all below it: what hides a part of it must stay.
+                    let mount = open_source(Path::new(host), true).map_err(|_| error)?;
+                    change(mount.as_fd(), plan.change, true)?;
+                    mount
+                }
+                (made, _) => made?,
+            };
             (mount, filesystem_target(root, kind, &plan.destination)?)
         }
     };
@@ -44,20 +63,17 @@ fn change(mount: BorrowedFd<'_>, change: Change, recursive: bool) -> io::Result<
     kernel::mount_setattr(mount, &attr, recursive)
 }
 
-fn bind(
-    root: BorrowedFd<'_>,
-    plan: &MountPlan,
-    source: &Path,
-    recursive: bool,
-) -> io::Result<(OwnedFd, OwnedFd)> {
-    let source = path(source)?;
-    let mount = kernel::open_tree_clone(nix::fcntl::AT_FDCWD, &source, recursive)?;
-    let target = if is(&mount, SFlag::S_IFDIR)? {
-        inside::make_directory(root, &plan.destination)?
+/// A detached copy of what is at `source` on the host.
+pub(super) fn open_source(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    kernel::open_tree_clone(nix::fcntl::AT_FDCWD, &path(source)?, recursive)
+}
+
+fn bind_target(root: BorrowedFd<'_>, mount: &OwnedFd, destination: &Path) -> io::Result<OwnedFd> {
+    if is(mount, SFlag::S_IFDIR)? {
+        inside::make_directory(root, destination)
     } else {
-        inside::make_file(root, &plan.destination)?
-    };
-    Ok((mount, target))
+        inside::make_file(root, destination)
+    }
 }
 
 fn path(path: &Path) -> io::Result<std::ffi::CString> {

@@ -74,7 +74,7 @@ pub(super) fn set_oom_score(plan: &ProcessPlan) -> io::Result<()> {
 pub(super) fn become_program(
     plan: &ProcessPlan,
     channel: BorrowedFd<'_>,
-    inherited: Inherited,
+    inherited: &Inherited,
 ) -> Result<Infallible, Failure> {
     for limit in &plan.limits {
         set_limit(limit).map_err(named(format!("set limit {}", limit.resource)))?;
@@ -116,7 +116,12 @@ fn own_streams(plan: &ProcessPlan) -> io::Result<()> {
         let stream = sys::borrow(number);
         let kind = SFlag::from_bits_truncate(fstat(stream)?.st_mode) & SFlag::S_IFMT;
         if kind == SFlag::S_IFIFO {
-            fchown(stream, Some(Uid::from_raw(plan.uid)), Some(Gid::from_raw(plan.gid)))?;
+            match fchown(stream, Some(Uid::from_raw(plan.uid)), Some(Gid::from_raw(plan.gid))) {
+                // In a user namespace that does not know its owner. Those of the first process have been given by its
+                // parent.
+                Err(Errno::EPERM | Errno::EINVAL) => {}
+                other => other?,
+            }
         }
     }
     Ok(())

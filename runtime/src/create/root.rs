@@ -24,21 +24,13 @@ pub(super) fn set_propagation(path: &str, flags: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Mounts the root and returns it. With `shared`, mounts may reach the host, and pivot_root demands that the mount
-/// below the new root is not shared: so one is put between.
-pub(super) fn mount(root: &Root, shared: bool) -> io::Result<OwnedFd> {
-    let (mount, target) = match root {
-        Root::Directory(path) => {
-            let directory = open_directory(path)?;
-            (kernel::open_tree_clone(directory.as_fd(), c"", true)?, directory)
-        }
-        Root::Overlay { lower, upper, work } => {
-            fs::create_dir_all(upper)?;
-            fs::create_dir_all(work)?;
-            // The upper directory is the one place that we know to exist and that nobody else looks at
-            // in this namespace.
-            (overlay(lower, upper, work)?, open_directory(upper)?)
-        }
+/// Mounts the root (`opened`, if the parent has opened it already) and returns it. With `shared`, mounts may reach the
+/// host, and pivot_root demands that the mount below the new root is not shared: so one is put between.
+pub(super) fn mount(root: &Root, opened: Option<OwnedFd>, shared: bool) -> io::Result<OwnedFd> {
+    let (mount, target) = match opened {
+        // What is below it may be closed to us. It is hidden, and let go with the pivot.
+        Some(mount) => (mount, open_directory(Path::new("/"))?),
+        None => (detached(root)?, open_directory(place(root))?),
     };
     let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
     let target = if shared {
@@ -52,6 +44,27 @@ pub(super) fn mount(root: &Root, shared: bool) -> io::Result<OwnedFd> {
     kernel::attach(mount.as_fd(), target.as_fd())?;
     kernel::mount_setattr(mount.as_fd(), &private, false)?;
     Ok(mount)
+}
+
+/// The root, not attached yet.
+pub(super) fn detached(root: &Root) -> io::Result<OwnedFd> {
+    match root {
+        Root::Directory(path) => kernel::open_tree_clone(open_directory(path)?.as_fd(), c"", true),
+        Root::Overlay { lower, upper, work } => {
+            fs::create_dir_all(upper)?;
+            fs::create_dir_all(work)?;
+            overlay(lower, upper, work)
+        }
+    }
+}
+
+/// Where to mount it: the upper directory of an overlay is the one place that we know to exist and that nobody else
+/// looks at in this namespace.
+fn place(root: &Root) -> &Path {
+    match root {
+        Root::Directory(path) => path,
+        Root::Overlay { upper, .. } => upper,
+    }
 }
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {

@@ -19,15 +19,6 @@ pub fn check(spec: &Spec) -> Checked {
         spec.process().as_ref().ok_or_else(|| ConfigError::field("process", "required"))?;
     check_process(process, "process")?;
     check_hooks(spec)?;
-    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-        for (maps, name) in
-            [(mount.uid_mappings(), "uidMappings"), (mount.gid_mappings(), "gidMappings")]
-        {
-            refuse(maps.as_ref().is_some_and(|maps| !maps.is_empty()), || {
-                format!("mounts[{index}].{name}")
-            })?;
-        }
-    }
     if let Some(linux) = spec.linux() {
         check_linux(linux)?;
     }
@@ -111,14 +102,8 @@ fn check_hooks(spec: &Spec) -> Checked {
 }
 
 fn check_linux(linux: &Linux) -> Checked {
-    fn some<T>(list: &Option<Vec<T>>) -> bool {
-        list.as_ref().is_some_and(|list| !list.is_empty())
-    }
     let refused = [
-        (some(linux.uid_mappings()), "uidMappings"),
-        (some(linux.gid_mappings()), "gidMappings"),
         (linux.net_devices().as_ref().is_some_and(|map| !map.is_empty()), "netDevices"),
-        (linux.time_offsets().as_ref().is_some_and(|map| !map.is_empty()), "timeOffsets"),
         (linux.seccomp().is_some(), "seccomp"),
         (linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()), "mountLabel"),
         (linux.intel_rdt().is_some(), "intelRdt"),
@@ -133,8 +118,6 @@ fn check_linux(linux: &Linux) -> Checked {
         let at = format!("linux.namespaces[{index}]");
         let kind = namespace.typ();
         require(seen.insert(kind as u64), &at, "this type is listed twice")?;
-        let user = matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Time);
-        refuse(user, || at.clone())?;
         let fine = namespace.path().as_ref().is_none_or(|path| path.is_absolute());
         require(fine, &format!("{at}.path"), "must be an absolute path")?;
     }
@@ -242,11 +225,6 @@ mod tests {
             ("/hostname", json!("x"), "hostname: needs a uts"),
             ("/linux/sysctl", json!({"net.ipv4.ip_forward": "1\n2"}), "linux.sysctl["),
             ("/linux/sysctl", json!({"net.../x": "1"}), "linux.sysctl["),
-            (
-                "/linux/namespaces",
-                json!([{"type": "mount"}, {"type": "user"}]),
-                "linux.namespaces[1]: ",
-            ),
             ("/linux/namespaces", json!([{"type": "pid"}]), "linux.namespaces: a mount"),
             (
                 "/linux/namespaces",

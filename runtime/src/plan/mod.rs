@@ -16,6 +16,8 @@
 mod devices;
 mod mounts;
 mod process;
+mod time;
+mod users;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,16 +28,21 @@ use crate::oci::ConfigError;
 use crate::wire::Rootfs;
 
 pub(crate) use devices::{Device, DeviceKind};
-pub(crate) use mounts::{Change, MOUNT_OPTIONS, MountKind, MountPlan};
+pub(crate) use mounts::{Change, IdMapped, MOUNT_OPTIONS, MountKind, MountPlan};
 pub(crate) use process::{Capabilities, Limit, ProcessPlan};
+pub(crate) use users::{IdMaps, encode as encode_ids};
 
 /// Everything that one new process does before it becomes the container's program.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Plan {
-    /// CLONE_NEW* flags of namespaces to make (without cgroup, see `steps`).
+    /// CLONE_NEW* flags of namespaces to make (without cgroup and time, which clone cannot make).
     pub(crate) unshare: i32,
     /// Namespaces to enter, in this order.
     pub(crate) join: Vec<Join>,
+    /// The maps of the user namespace, if one is made.
+    pub(crate) users: Option<IdMaps>,
+    /// The offsets of the time namespace, if one is made, as the kernel takes them.
+    pub(crate) time: Option<String>,
     pub(crate) steps: Vec<Step>,
     pub(crate) process: ProcessPlan,
 }
@@ -47,11 +54,25 @@ pub(crate) struct Join {
     pub(crate) path: PathBuf,
 }
 
+impl Plan {
+    /// Whether the process is to be root of a user namespace, and so a stranger to the host's files.
+    pub(crate) fn has_users(&self) -> bool {
+        self.users.is_some() || self.joins(libc::CLONE_NEWUSER)
+    }
+
+    /// Whether a namespace of this CLONE_NEW* kind is entered.
+    pub(crate) fn joins(&self, kind: i32) -> bool {
+        self.join.iter().any(|join| join.kind == kind)
+    }
+}
+
 /// One thing to do; its `Display` names it in errors.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Step {
     /// The cgroup namespace takes the cgroup that the process is in as its top: after clone, not by it.
     UnshareCgroup,
+    /// The one interface of a new network namespace comes up.
+    Loopback,
     Hostname(String),
     Domainname(String),
     Sysctl {
@@ -90,6 +111,7 @@ impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Step::UnshareCgroup => write!(f, "make a cgroup namespace"),
+            Step::Loopback => write!(f, "set up the loopback interface"),
             Step::Hostname(name) => write!(f, "set hostname {name:?}"),
             Step::Domainname(name) => write!(f, "set domainname {name:?}"),
             Step::Sysctl { path, value } => write!(f, "write {value:?} to sysctl {path:?}"),
@@ -118,10 +140,17 @@ pub(crate) fn plan(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Result<Plan, 
     let default = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&default);
     let (unshare, join, cgroup) = namespaces(linux);
+    let (users, time) = (users::plan(linux)?, time::plan(linux)?);
+    if let Some(maps) = &users {
+        users::check_process(maps, &process)?;
+    }
 
     let mut steps = Vec::new();
     if cgroup {
         steps.push(Step::UnshareCgroup);
+    }
+    if unshare & libc::CLONE_NEWNET != 0 {
+        steps.push(Step::Loopback);
     }
     let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
     steps.extend(named(spec.hostname()).map(Step::Hostname));
@@ -156,7 +185,7 @@ pub(crate) fn plan(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Result<Plan, 
     if spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
         steps.push(Step::ReadonlyRoot);
     }
-    Ok(Plan { unshare, join, steps, process })
+    Ok(Plan { unshare, join, users, time, steps, process })
 }
 
 fn root(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Root {
@@ -180,11 +209,17 @@ fn namespaces(linux: &Linux) -> (i32, Vec<Join>, bool) {
         match namespace.path() {
             Some(path) => join.push(Join { kind, path: path.clone() }),
             None if namespace.typ() == LinuxNamespaceType::Cgroup => cgroup = true,
+            None if namespace.typ() == LinuxNamespaceType::Time => {}
             None => unshare |= kind,
         }
     }
-    // Another mount namespace may hide the paths of the others, so it comes last. The sort is stable.
-    join.sort_by_key(|join| join.kind == libc::CLONE_NEWNS);
+    // Another mount namespace may hide the paths of the others. In another user namespace we may not enter those that
+    // belong to the host. The sort is stable.
+    join.sort_by_key(|join| match join.kind {
+        libc::CLONE_NEWUSER => 2,
+        libc::CLONE_NEWNS => 1,
+        _ => 0,
+    });
     (unshare, join, cgroup)
 }
 
@@ -264,15 +299,15 @@ mod tests {
     }
 
     #[test]
-    fn the_mount_namespace_is_joined_last() {
+    fn mount_and_user_namespaces_are_joined_last() {
         let linux: Linux = serde_json::from_value(json!({"namespaces": [
-            {"type": "mount", "path": "/m"}, {"type": "network", "path": "/n"}, {"type": "pid"},
+            {"type": "user", "path": "/u"}, {"type": "mount", "path": "/m"}, {"type": "network", "path": "/n"}, {"type": "pid"},
             {"type": "ipc", "path": "/i"},
         ]}))
         .unwrap();
         let (unshare, join, cgroup) = namespaces(&linux);
         assert_eq!((unshare, cgroup), (libc::CLONE_NEWPID, false));
         let paths: Vec<_> = join.iter().map(|join| join.path.to_str().unwrap()).collect();
-        assert_eq!(paths, ["/n", "/i", "/m"]);
+        assert_eq!(paths, ["/n", "/i", "/m", "/u"]);
     }
 }

@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Mount, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
+use super::IdMaps;
 use crate::oci::ConfigError;
 use crate::sys::mount as kernel;
 
@@ -22,6 +23,16 @@ pub(crate) struct MountPlan {
     pub(crate) recursive: Change,
     /// MS_* and whether it reaches the mounts below.
     pub(crate) propagation: Option<(u64, bool)>,
+    pub(crate) idmap: Option<IdMapped>,
+}
+
+/// Other owners than the filesystem has.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct IdMapped {
+    /// `None`: those of the container's user namespace.
+    pub(crate) maps: Option<IdMaps>,
+    /// Also for the mounts below.
+    pub(crate) recursive: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +47,9 @@ pub(crate) enum MountKind {
         kind: String,
         source: Option<String>,
         options: Vec<(String, Option<String>)>,
+        /// The host's mount, shown where this one is not ours to make: it would belong to a namespace of the host
+        /// while we are root of a user namespace only.
+        instead: Option<&'static str>,
     },
 }
 
@@ -87,7 +101,30 @@ impl std::fmt::Display for MountPlan {
 /// Plans every mount, in the order of config.json.
 pub(super) fn plan(spec: &Spec, bundle: &Path) -> Result<Vec<MountPlan>, ConfigError> {
     let mounts = spec.mounts().iter().flatten().enumerate();
-    mounts.map(|(index, mount)| plan_one(index, mount, bundle)).collect()
+    let plans = mounts.map(|(index, mount)| plan_one(index, mount, bundle));
+    let mut plans = plans.collect::<Result<Vec<_>, _>>()?;
+    let linux = spec.linux().iter().filter_map(|linux| linux.namespaces().as_ref());
+    let namespaces: Vec<_> = linux.flatten().collect();
+    let has_users = namespaces.iter().any(|item| item.typ() == LinuxNamespaceType::User);
+    let is_new = |kind| namespaces.iter().any(|item| item.typ() == kind && item.path().is_none());
+    for mount in &mut plans {
+        if mount.idmap.as_ref().is_some_and(|ids| ids.maps.is_none()) && !has_users {
+            let field = format!("mounts[{}].uidMappings", mount.index);
+            let why = "required: the container has no user namespace";
+            return Err(ConfigError::field(field, why));
+        }
+        if let MountKind::Filesystem { kind, instead, .. } = &mut mount.kind
+            && has_users
+        {
+            *instead = match kind.as_str() {
+                "sysfs" if !is_new(LinuxNamespaceType::Network) => Some("/sys"),
+                "proc" if !is_new(LinuxNamespaceType::Pid) => Some("/proc"),
+                "mqueue" if !is_new(LinuxNamespaceType::Ipc) => Some("/dev/mqueue"),
+                _ => None,
+            };
+        }
+    }
+    Ok(plans)
 }
 
 /// Whether the container's /dev is not a directory of the host, so that we may make devices in it.
@@ -103,9 +140,9 @@ pub(super) fn device_directory_is_ours(mounts: &[MountPlan]) -> bool {
 /// Every option that is not handed to the filesystem, for `features`.
 #[rustfmt::skip]
 pub(crate) const MOUNT_OPTIONS: &[&str] = &[
-    "async", "atime", "bind", "defaults", "dev", "diratime", "exec", "loud", "noatime", "nodev",
+    "async", "atime", "bind", "defaults", "dev", "diratime", "exec", "idmap", "loud", "noatime", "nodev",
     "nodiratime", "noexec", "nomand", "norelatime", "nostrictatime", "nosuid", "nosymfollow",
-    "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "rexec", "rnoatime",
+    "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "rexec", "ridmap", "rnoatime",
     "rnodev", "rnodiratime", "rnoexec", "rnorelatime", "rnostrictatime", "rnosuid",
     "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave",
     "rstrictatime", "rsuid", "rsymfollow", "runbindable", "rw", "shared", "slave",
@@ -120,6 +157,7 @@ enum Meaning {
     SetAll(u64),
     ClearAll(u64),
     Propagation(u64, bool),
+    IdMapped { recursive: bool },
     Nothing,
     Refused,
     Data,
@@ -127,7 +165,7 @@ enum Meaning {
 
 #[rustfmt::skip]
 fn meaning(option: &str) -> Meaning {
-    use Meaning::{Bind, Clear, ClearAll, Data, Nothing, Propagation, Refused, Set, SetAll};
+    use Meaning::{Bind, Clear, ClearAll, Data, IdMapped, Nothing, Propagation, Refused, Set, SetAll};
     match option {
         "bind" => Bind { recursive: false },
         "rbind" => Bind { recursive: true },
@@ -157,7 +195,9 @@ fn meaning(option: &str) -> Meaning {
         "rshared" => Propagation(libc::MS_SHARED, true),
         "unbindable" => Propagation(libc::MS_UNBINDABLE, false),
         "runbindable" => Propagation(libc::MS_UNBINDABLE, true),
-        "tmpcopyup" | "idmap" | "ridmap" | "remount" | "mand" => Refused,
+        "idmap" => IdMapped { recursive: false },
+        "ridmap" => IdMapped { recursive: true },
+        "tmpcopyup" | "remount" | "mand" => Refused,
         _ => Data,
     }
 }
@@ -165,6 +205,7 @@ fn meaning(option: &str) -> Meaning {
 fn plan_one(index: usize, mount: &Mount, bundle: &Path) -> Result<MountPlan, ConfigError> {
     let (mut change, mut recursive) = (Change::default(), Change::default());
     let (mut bind, mut propagation, mut data) = (None, None, Vec::new());
+    let mut mapped = None;
     for (nth, option) in mount.options().iter().flatten().enumerate() {
         match meaning(option) {
             Meaning::Bind { recursive } => bind = Some(recursive),
@@ -176,6 +217,7 @@ fn plan_one(index: usize, mount: &Mount, bundle: &Path) -> Result<MountPlan, Con
             Meaning::ClearAll(kernel::ATTR_ATIME) => recursive.clear_atime(),
             Meaning::ClearAll(attribute) => recursive.clear(attribute),
             Meaning::Propagation(flag, all) => propagation = Some((flag, all)),
+            Meaning::IdMapped { recursive } => mapped = Some(recursive),
             Meaning::Refused => {
                 return Err(ConfigError::unsupported(format!("mounts[{index}].options[{nth}]")));
             }
@@ -188,7 +230,29 @@ fn plan_one(index: usize, mount: &Mount, bundle: &Path) -> Result<MountPlan, Con
     let kind = kind(index, mount, bundle, bind, data)?;
     // Relative destinations are taken as being below the root (deprecated, but users have them).
     let destination = Path::new("/").join(mount.destination());
-    Ok(MountPlan { index, destination, kind, change, recursive, propagation })
+    let idmap = idmap(index, mount, mapped, &kind)?;
+    Ok(MountPlan { index, destination, kind, change, recursive, propagation, idmap })
+}
+
+fn idmap(
+    index: usize,
+    mount: &Mount,
+    option: Option<bool>,
+    kind: &MountKind,
+) -> Result<Option<IdMapped>, ConfigError> {
+    let at = format!("mounts[{index}]");
+    let maps = IdMaps::of(mount.uid_mappings(), mount.gid_mappings(), &at)?;
+    if option.is_none() && maps.is_none() {
+        return Ok(None);
+    }
+    if !matches!(kind, MountKind::Bind { .. }) {
+        let field = if maps.is_some() { "uidMappings" } else { "options" };
+        return Err(ConfigError::field(
+            format!("{at}.{field}"),
+            "ids are mapped for bind mounts only",
+        ));
+    }
+    Ok(Some(IdMapped { maps, recursive: option == Some(true) }))
 }
 
 fn kind(
@@ -219,7 +283,8 @@ fn kind(
         "cgroup" | "cgroup2" => Ok(MountKind::Cgroup),
         _ => {
             let source = mount.source().as_ref().map(|path| path.to_string_lossy().into_owned());
-            Ok(MountKind::Filesystem { kind: name.to_owned(), source, options })
+            let kind = name.to_owned();
+            Ok(MountKind::Filesystem { kind, source, options, instead: None })
         }
     }
 }

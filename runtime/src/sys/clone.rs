@@ -39,19 +39,35 @@ pub(crate) fn spawn(
     cgroup: Option<BorrowedFd<'_>>,
     body: impl FnOnce() -> i32,
 ) -> io::Result<Child> {
-    assert_single_threaded()?;
-    let mut pidfd: RawFd = -1;
-    let mut args = CloneArgs {
-        // The flags are a bit field that happens to be typed signed.
-        flags: u64::from(namespaces as u32) | libc::CLONE_PIDFD as u64,
-        pidfd: std::ptr::from_mut(&mut pidfd) as u64,
-        exit_signal: libc::SIGCHLD as u64,
-        ..CloneArgs::default()
-    };
+    let signal = libc::SIGCHLD as u64;
+    let mut args = CloneArgs { exit_signal: signal, ..CloneArgs::default() };
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
+    clone(namespaces, args, body)
+}
+
+/// [`spawn`], but the new process is a child of our parent.
+pub(crate) fn spawn_sibling(
+    namespaces: libc::c_int,
+    body: impl FnOnce() -> i32,
+) -> io::Result<Child> {
+    // The signal at its end is ours.
+    let args = CloneArgs { flags: libc::CLONE_PARENT as u64, ..CloneArgs::default() };
+    clone(namespaces, args, body)
+}
+
+fn clone(
+    namespaces: libc::c_int,
+    mut args: CloneArgs,
+    body: impl FnOnce() -> i32,
+) -> io::Result<Child> {
+    assert_single_threaded()?;
+    let mut pidfd: RawFd = -1;
+    // The flags are a bit field that happens to be typed signed.
+    args.flags |= u64::from(namespaces as u32) | libc::CLONE_PIDFD as u64;
+    args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
     // SAFETY:
     // - arguments: `args` is a live repr(C) struct of the size passed beside it; `pidfd` outlives the
     //   call and is only written in the parent;

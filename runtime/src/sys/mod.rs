@@ -6,6 +6,7 @@ pub(crate) mod clone;
 pub(crate) mod creds;
 pub(crate) mod fdpass;
 pub(crate) mod mount;
+pub(crate) mod net;
 pub(crate) mod pidfd;
 pub(crate) mod process;
 pub(crate) mod tty;

@@ -25,6 +25,7 @@ pub(crate) const ATTR_ATIME: u64 = 0x70;
 pub(crate) const ATTR_NOATIME: u64 = 0x10;
 pub(crate) const ATTR_STRICTATIME: u64 = 0x20;
 pub(crate) const ATTR_NODIRATIME: u64 = 0x80;
+pub(crate) const ATTR_IDMAP: u64 = 0x0010_0000;
 pub(crate) const ATTR_NOSYMFOLLOW: u64 = 0x0020_0000;
 
 /// `struct mount_attr` (linux/mount.h).
@@ -35,7 +36,19 @@ pub(crate) struct MountAttr {
     pub(crate) clear: u64,
     /// One of MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE; 0 leaves it.
     pub(crate) propagation: u64,
+    /// With ATTR_IDMAP: the user namespace whose maps the mount takes.
     pub(crate) userns_fd: u64,
+}
+
+/// Shows the files of a detached mount with the owners that the maps of `users` give them (Linux 5.12).
+pub(crate) fn map_ids(
+    mount: BorrowedFd<'_>,
+    users: BorrowedFd<'_>,
+    recursive: bool,
+) -> io::Result<()> {
+    let userns_fd = users.as_raw_fd() as u64;
+    let attr = MountAttr { set: ATTR_IDMAP, userns_fd, ..MountAttr::default() };
+    mount_setattr(mount, &attr, recursive)
 }
 
 fn check(result: libc::c_long) -> io::Result<libc::c_int> {

@@ -92,6 +92,27 @@ pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Lets the process `pid` have up to `hard` of a resource: the limit is raised if it is lower, and never lowered.
+pub(crate) fn raise_limit(pid: i32, resource: u32, hard: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY:
+    // - pointers: a null new limit is allowed; `limit` is live and of the right type, written only.
+    let got =
+        unsafe { libc::prlimit64(pid, resource, std::ptr::null(), std::ptr::from_mut(&mut limit)) };
+    if got < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_max >= hard {
+        return Ok(());
+    }
+    limit.rlim_max = hard;
+    // SAFETY:
+    // - pointers: `limit` is live and of the right type, read only; a null old limit is allowed.
+    let set =
+        unsafe { libc::prlimit64(pid, resource, std::ptr::from_ref(&limit), std::ptr::null_mut()) };
+    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Gives back what the heap does not need: a supervisor lives for long and does little.
 pub(crate) fn trim_heap() {
     // SAFETY:

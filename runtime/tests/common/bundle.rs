@@ -32,6 +32,10 @@ impl Bundle {
         super::make_rootfs(&directory.path().join("rootfs"));
         let mut config = super::config(args, 0);
         config["hostname"] = "box".into();
+        if is_peer() {
+            // Debian's crun knows no later one.
+            config["ociVersion"] = "1.0.0".into();
+        }
         config["linux"]["namespaces"] = json!([
             {"type": "mount"}, {"type": "pid"}, {"type": "ipc"}, {"type": "uts"},
             {"type": "network"}, {"type": "cgroup"},

@@ -1,0 +1,76 @@
+//! A container that enters namespaces and has a user namespace: the host's namespaces can only be entered before the
+//! user namespace, new ones must be made after it, and none of both can the parent do to itself. A process between
+//! the two does it, has the container's first process as its sibling, and ends.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::Pid;
+
+use super::child::{self, Inherited};
+use super::{LaunchError, failed, users};
+use crate::plan::Plan;
+use crate::sys::clone::{self, Child};
+use crate::sys::fdpass;
+
+/// Longer than any reason.
+const MAX_ANSWER: usize = 1024;
+
+/// Begins the container's first process, which must not join anything any more.
+pub(super) fn spawn(
+    plan: &Plan,
+    cgroup: Option<BorrowedFd<'_>>,
+    inherited: &Inherited,
+) -> Result<Child, LaunchError> {
+    let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+    let (ours, theirs) = pair.map_err(io::Error::from).map_err(failed("make a socket pair"))?;
+    let between = clone::spawn(0, cgroup, || {
+        let answer = match beget(plan, inherited) {
+            Ok(child) => {
+                fdpass::send_all(&theirs, &child.pid.to_ne_bytes(), &[child.pidfd.as_fd()])
+            }
+            Err(failure) => fdpass::send_all(&theirs, failure.as_bytes(), &[]),
+        };
+        i32::from(answer.is_err())
+    });
+    let between = between.map_err(failed("clone the process that enters namespaces"))?;
+    drop(theirs);
+    let answer = hear(&ours);
+    users::wait(Pid::from_raw(between.pid)).map_err(failed("wait for a process of ours"))?;
+    answer
+        .map_err(|error| LaunchError::Io { verb: "enter the container's namespaces".into(), error })
+}
+
+fn hear(channel: &OwnedFd) -> io::Result<Child> {
+    let (mut buffer, mut fds) = ([0u8; MAX_ANSWER], Vec::new());
+    let length = fdpass::receive(channel.as_fd(), &mut buffer, &mut fds)?;
+    match (fds.pop(), buffer[..length].try_into()) {
+        (Some(pidfd), Ok(pid)) => Ok(Child { pid: i32::from_ne_bytes(pid), pidfd }),
+        _ if length == 0 => Err(io::Error::other("the process ended")),
+        _ => Err(io::Error::other(String::from_utf8_lossy(&buffer[..length]).into_owned())),
+    }
+}
+
+fn beget(plan: &Plan, inherited: &Inherited) -> Result<Child, String> {
+    let reason = |verb: String| {
+        move |error: io::Error| format!("{verb}: {}", crate::sys::process::reason(&error))
+    };
+    let mut files = Vec::with_capacity(plan.join.len());
+    for join in &plan.join {
+        files.push(File::open(&join.path).map_err(reason(format!("open {:?}", join.path)))?);
+    }
+    for (join, file) in plan.join.iter().zip(&files) {
+        setns(file, CloneFlags::from_bits_retain(join.kind))
+            .map_err(io::Error::from)
+            .map_err(reason(format!("join {:?}", join.path)))?;
+    }
+    if plan.joins(libc::CLONE_NEWUSER) {
+        child::become_root().map_err(reason("become root of the user namespace".into()))?;
+    }
+    drop(files);
+    clone::spawn_sibling(plan.unshare, || child::container(plan, inherited))
+        .map_err(reason("clone the container's first process".into()))
+}

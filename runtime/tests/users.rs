@@ -1,0 +1,306 @@
+//! User namespaces and idmapped mounts, through the command line. Needs root and busybox-static.
+//!
+//! Proven with `RUNTIME=/usr/bin/crun` (1.8.1, below a pure cgroup v2), and with runc 1.1.5 but for what it lacks:
+//! idmapped mounts, and the host's sysfs in a user namespace. Neither names the fields of a mistake, and neither
+//! reaches a root in a directory that is closed to the user namespace.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+
+use common::bundle::Bundle;
+use common::namespace;
+use serde_json::{Value, json};
+
+/// The ids of the host that stand for 0 to 65535 in the container.
+const BASE: u32 = 100_000;
+
+fn maps(size: u32) -> Value {
+    json!([{"containerID": 0, "hostID": BASE, "size": size}])
+}
+
+/// A bundle with a user namespace, whose root belongs to the container's root.
+fn users(name: &str) -> Bundle {
+    let bundle = Bundle::new(name, &["/bin/true"]);
+    bundle.configure(|config| {
+        namespaces(config).push(json!({"type": "user"}));
+        config["linux"]["uidMappings"] = maps(65536);
+        config["linux"]["gidMappings"] = maps(65536);
+    });
+    own(&bundle.rootfs());
+    bundle
+}
+
+fn own(path: &Path) {
+    chown(path, Some(BASE), Some(BASE)).unwrap();
+    for entry in fs::read_dir(path).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            own(&entry.path());
+        } else {
+            std::os::unix::fs::lchown(entry.path(), Some(BASE), Some(BASE)).unwrap();
+        }
+    }
+}
+
+fn namespaces(config: &mut Value) -> &mut Vec<Value> {
+    config["linux"]["namespaces"].as_array_mut().unwrap()
+}
+
+fn mounts(config: &mut Value) -> &mut Vec<Value> {
+    config["mounts"].as_array_mut().unwrap()
+}
+
+#[test]
+fn root_of_the_container_is_nobody_on_the_host() {
+    let bundle = users("userns");
+    let script = "id -u; id -g; cat /proc/self/uid_map /proc/self/setgroups; touch /tmp/mine; \
+        stat -c %u /proc/1; echo done";
+    assert_eq!(
+        bundle.sh(script).split_whitespace().collect::<Vec<_>>(),
+        ["0", "0", "0", "100000", "65536", "allow", "0", "done"]
+    );
+    let mine = fs::metadata(bundle.rootfs().join("tmp/mine")).unwrap();
+    assert_eq!((mine.uid(), mine.gid()), (BASE, BASE));
+}
+
+#[test]
+fn every_namespace_belongs_to_the_user_namespace() {
+    let bundle = users("owner");
+    // Who may set the hostname, make interfaces and mount is root of the namespace that owns these.
+    bundle.configure(|config| {
+        let all = json!(["CAP_SYS_ADMIN", "CAP_NET_ADMIN"]);
+        config["process"]["capabilities"] =
+            json!({"bounding": all, "effective": all, "permitted": all});
+        config["process"]["args"] = json!([
+            "/bin/sh",
+            "-c",
+            "hostname changed && hostname && mount -t tmpfs none /tmp && \
+             grep -c ' /tmp tmpfs' /proc/mounts && mount -t mqueue none /tmp && echo ipc"
+        ]);
+    });
+    assert_eq!(bundle.output(), "changed\n1\nipc\n");
+}
+
+#[test]
+fn devices_and_filesystems_are_there() {
+    let bundle = users("dev");
+    let script = "echo x > /dev/null && head -c 3 /dev/zero | wc -c; ls /dev/mqueue /dev/pts; \
+        ls /sys/class/net; cat /proc/sys/kernel/hostname; cat /proc/kcore | wc -c";
+    let output = bundle.sh(script);
+    assert_eq!(
+        output.split_whitespace().collect::<Vec<_>>(),
+        ["3", "/dev/mqueue:", "/dev/pts:", "ptmx", "lo", "box", "0"]
+    );
+}
+
+#[test]
+fn sources_that_only_the_host_may_reach_are_mounted() {
+    let bundle = users("reach");
+    let secret = bundle.directory.path().join("closed");
+    fs::create_dir_all(secret.join("volume")).unwrap();
+    fs::write(secret.join("volume/file"), "inside").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(bundle.directory.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    bundle.configure(|config| {
+        mounts(config).push(json!({"destination": "/data", "type": "bind",
+            "source": secret.join("volume"), "options": ["rbind", "ro"]}));
+    });
+    assert_eq!(
+        bundle.sh("cat /data/file; touch /data/x 2>&1 || echo read-only"),
+        "insidetouch: /data/x: Read-only file system\nread-only\n"
+    );
+}
+
+#[test]
+fn a_root_that_only_the_host_may_reach() {
+    let bundle = users("closed");
+    fs::set_permissions(bundle.directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(bundle.sh("id -u"), "0\n");
+}
+
+#[test]
+fn more_processes_enter_the_user_namespace() {
+    let bundle = users("exec");
+    bundle.configure(|config| config["process"]["args"] = json!(["/bin/sleep", "1000"]));
+    let pid = bundle.start();
+    let output = bundle.run(&[
+        "exec",
+        "ID",
+        "/bin/sh",
+        "-c",
+        "id -u; readlink /proc/self/ns/user; touch /tmp/e",
+    ]);
+    let output = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output, format!("0\n{}\n", namespace(pid, "user").display()));
+    assert_ne!(namespace(pid, "user"), namespace(std::process::id() as i32, "user"));
+    assert_eq!(fs::metadata(bundle.rootfs().join("tmp/e")).unwrap().uid(), BASE);
+    let output = bundle.run(&[
+        "exec",
+        "--user",
+        "1000:1000",
+        "ID",
+        "/bin/sh",
+        "-c",
+        "id -u; cat /proc/self/status",
+    ]);
+    let output = String::from_utf8(output.stdout).unwrap();
+    assert!(output.starts_with("1000\n") && output.contains("\nGroups:\t \n"), "{output}");
+}
+
+#[test]
+fn another_user_writes_to_its_streams_by_name() {
+    let bundle = users("user");
+    bundle.configure(|config| config["process"]["user"] = json!({"uid": 1000, "gid": 1000}));
+    // Streams through pipes, which belong to the one who made them.
+    bundle.configure(|config| {
+        config["process"]["args"] = json!(["/bin/sh", "-c", "echo by-name > /dev/stdout"]);
+    });
+    let output = bundle.command(&["run", "--bundle", "BUNDLE", "ID"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "by-name\n");
+}
+
+#[test]
+fn user_and_network_namespaces_of_another_container_are_joined() {
+    let first = users("first");
+    first.configure(|config| config["process"]["args"] = json!(["/bin/sleep", "1000"]));
+    let pid = first.start();
+    let second = users("second");
+    second.configure(|config| {
+        for item in namespaces(config) {
+            let kind = item["type"].as_str().unwrap();
+            let file = match kind {
+                "network" => "net",
+                "user" | "ipc" | "uts" => kind,
+                _ => continue,
+            };
+            item["path"] = format!("/proc/{pid}/ns/{file}").into();
+        }
+        config["hostname"] = Value::Null;
+    });
+    let output = second.sh("id -u; readlink /proc/self/ns/user; readlink /proc/self/ns/net; readlink /proc/self/ns/ipc; hostname; ls /sys/class/net");
+    let of = |kind| namespace(pid, kind).display().to_string();
+    let expected = format!("0\n{}\n{}\n{}\nbox\nlo\n", of("user"), of("net"), of("ipc"));
+    assert_eq!(output, expected);
+}
+
+#[test]
+fn a_new_user_namespace_beside_namespaces_of_the_host() {
+    let bundle = users("host");
+    let own = std::process::id() as i32;
+    bundle.configure(|config| {
+        for item in namespaces(config) {
+            if item["type"] == "network" {
+                item["path"] = format!("/proc/{own}/ns/net").into();
+            }
+        }
+    });
+    // Its sysfs cannot be mounted: it belongs to the host's network namespace. The host's is shown.
+    let output = bundle
+        .sh("id -u; readlink /proc/self/ns/net; ls -d /sys/class/net/lo; touch /sys/x 2>&1; true");
+    assert!(
+        output.starts_with(&format!("0\n{}\n/sys/class/net/lo\n", namespace(own, "net").display())),
+        "{output}"
+    );
+}
+
+#[test]
+fn mistakes_in_maps_name_the_field() {
+    let bundle = users("mistake");
+    bundle.configure(|config| config["process"]["user"] = json!({"uid": 70_000, "gid": 0}));
+    let error = bundle.refused();
+    assert!(error.contains("process.user.uid: not mapped"), "{error}");
+}
+
+/// Files of root on the disk, seen through `options` and `more` in a bind mount.
+fn owner_in_container(bundle: &Bundle, more: Value, options: Value) -> String {
+    let volume = bundle.directory.path().join("volume");
+    fs::create_dir_all(&volume).unwrap();
+    fs::write(volume.join("file"), "").unwrap();
+    chown(volume.join("file"), Some(3), Some(4)).unwrap();
+    fs::set_permissions(&volume, fs::Permissions::from_mode(0o777)).unwrap();
+    bundle.configure(|config| {
+        let mut mount =
+            json!({"destination": "/data", "type": "bind", "source": volume, "options": options});
+        mount.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        mounts(config).push(mount);
+    });
+    bundle.sh("stat -c %u:%g /data/file; touch /data/new")
+}
+
+#[test]
+fn a_mount_takes_the_ids_of_the_user_namespace() {
+    for more in [json!({}), json!({"uidMappings": maps(65536), "gidMappings": maps(65536)})] {
+        let bundle = users("idmap");
+        assert_eq!(owner_in_container(&bundle, more, json!(["bind", "idmap"])), "3:4\n");
+        let new = fs::metadata(bundle.directory.path().join("volume/new")).unwrap();
+        assert_eq!(
+            (new.uid(), new.gid()),
+            (0, 0),
+            "what the container's root makes is root's on the disk"
+        );
+    }
+}
+
+#[test]
+fn a_mount_takes_ids_of_its_own() {
+    let bundle = Bundle::new("idmap-own", &["/bin/true"]);
+    let own = |host: u32| json!([{"containerID": 0, "hostID": host, "size": 1000}]);
+    let more = json!({"uidMappings": own(5000), "gidMappings": own(7000)});
+    // Root is not one of them.
+    bundle.configure(|config| config["process"]["user"] = json!({"uid": 5010, "gid": 7010}));
+    assert_eq!(owner_in_container(&bundle, more, json!(["rbind", "ridmap"])), "5003:7004\n");
+    let new = fs::metadata(bundle.directory.path().join("volume/new")).unwrap();
+    assert_eq!((new.uid(), new.gid()), (10, 10));
+}
+
+#[test]
+fn a_mount_in_a_user_namespace_takes_ids_of_its_own() {
+    let bundle = users("idmap-other");
+    let own = json!([{"containerID": 0, "hostID": BASE + 7, "size": 1000}]);
+    let more = json!({"uidMappings": own, "gidMappings": own});
+    bundle.configure(|config| config["process"]["user"] = json!({"uid": 8, "gid": 8}));
+    assert_eq!(owner_in_container(&bundle, more, json!(["bind"])), "10:11\n");
+}
+
+#[test]
+fn a_mount_takes_the_ids_of_a_user_namespace_that_is_joined() {
+    let first = users("idmap-first");
+    first.configure(|config| config["process"]["args"] = json!(["/bin/sleep", "1000"]));
+    let pid = first.start();
+    let second = users("idmap-second");
+    second.configure(|config| {
+        let user = namespaces(config).iter_mut().find(|item| item["type"] == "user").unwrap();
+        user["path"] = format!("/proc/{pid}/ns/user").into();
+    });
+    assert_eq!(owner_in_container(&second, json!({}), json!(["bind", "idmap"])), "3:4\n");
+}
+
+#[test]
+fn ids_that_cannot_be_mapped_are_told() {
+    let own = json!([{"containerID": 0, "hostID": 5000, "size": 1000}]);
+    let mapped = |kind: &str, options: Value, maps: bool| {
+        let bundle = Bundle::new("idmap-bad", &["/bin/true"]);
+        bundle.configure(|config| {
+            let mut mount = json!({"destination": "/data", "type": kind, "source": "/proc", "options": options});
+            if maps {
+                mount["uidMappings"] = own.clone();
+                mount["gidMappings"] = own.clone();
+            }
+            mounts(config).push(mount);
+        });
+        bundle.refused()
+    };
+    let error = mapped("bind", json!(["bind", "idmap"]), false);
+    assert!(error.contains("mounts[6].uidMappings: required"), "{error}");
+    let error = mapped("tmpfs", json!(["idmap"]), true);
+    assert!(error.contains("mounts[6].uidMappings: ids are mapped for bind"), "{error}");
+    // The kernel maps no ids of procfs.
+    let error = mapped("bind", json!(["bind", "idmap"]), true);
+    assert!(
+        error.contains("mounts[6].uidMappings") && error.contains("this filesystem"),
+        "{error}"
+    );
+}
