@@ -22,6 +22,14 @@ pub fn kobune() -> PathBuf {
     path
 }
 
+/// The container runtime that is measured: `$KOBUNE_RUNTIME`, or the release build of this checkout.
+pub fn runtime() -> PathBuf {
+    let path =
+        from_env("KOBUNE_RUNTIME").unwrap_or_else(|| target().join("release/kobune-runtime"));
+    assert!(path.exists(), "{} is not there: run `cargo xtask bench runtime`", path.display());
+    path
+}
+
 /// The program inside of test images: `$KOBUNE_TESTAPP`, or the build beside the running test.
 pub fn testapp() -> PathBuf {
     from_env("KOBUNE_TESTAPP").unwrap_or_else(|| beside("kobune_testapp"))

@@ -103,11 +103,13 @@ fn run_suite() -> Outcome<i32> {
     let name = parameter("kobune.suite").ok_or("no kobune.suite on the command line")?;
     println!("vminit: {name}, boot {}", parameter("kobune.boot").unwrap_or_default());
     let child = Command::new("/kobune/deps/suite")
-        .args(["--include-ignored", "--test-threads=1"])
+        // A suite that measures prints its tables.
+        .args(["--include-ignored", "--test-threads=1", "--nocapture"])
         .env_clear()
         .env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin")
         .env("HOME", "/root")
         .env("KOBUNE_BIN", "/kobune/kobune")
+        .env("KOBUNE_RUNTIME", "/kobune/kobune-runtime")
         .env("KOBUNE_TESTAPP", "/kobune/testapp")
         .env("KOBUNE_EXAMPLES", "/kobune/examples")
         .env("KOBUNE_TEST_IMAGES", "/kobune")

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Suite, io, prepare};
+use crate::bench::programs;
 use crate::harness::image;
 use crate::paths;
 
@@ -53,20 +54,40 @@ pub(super) fn make(work: &Path, image: &Path, suite: &Suite) -> Result<(), Strin
 }
 
 fn fill(root: &Path, suite: &Suite) -> Result<(), String> {
-    let programs = root.join(PROGRAMS);
     // As cargo lays them out: a suite finds the programs of its package one directory above.
-    copy(&suite.program, &programs.join("deps/suite"))?;
-    copy(&paths::beside("kobune-runtime"), &programs.join("kobune-runtime"))?;
-    copy(&paths::kobune(), &programs.join("kobune"))?;
-    copy(&paths::testapp(), &programs.join("testapp"))?;
-    if let Some(kubectl) = paths::kubectl() {
-        copy(&real_kubectl(&kubectl), &programs.join("kubectl"))?;
-    }
+    copy(&suite.program, &root.join(PROGRAMS).join("deps/suite"))?;
     let busybox = paths::on_path("busybox").ok_or("no busybox (package busybox-static)")?;
     copy(&busybox, &root.join("bin/busybox"))?;
     for name in ["sh", "ls", "cat", "ps", "dmesg"] {
         let link = root.join("bin").join(name);
         io("link", &link, symlink("busybox", &link))?;
+    }
+    let etc = root.join("etc");
+    io("write", &etc, fs::write(etc.join("hosts"), "127.0.0.1 localhost\n"))?;
+    io("write", &etc, fs::write(etc.join("hostname"), "vm\n"))?;
+    io("write", &etc, fs::write(etc.join("passwd"), "root:x:0:0:root:/root:/bin/sh\n"))?;
+    if suite.measures() { fill_for_bench(root) } else { fill_for_tests(root) }
+}
+
+/// The runtimes to measure, ours as it is shipped, and what measures them.
+fn fill_for_bench(root: &Path) -> Result<(), String> {
+    let programs = root.join(PROGRAMS);
+    copy(&paths::runtime(), &programs.join("kobune-runtime"))?;
+    let bench = root.join(programs::IN_GUEST.trim_start_matches('/'));
+    io("make directory", &bench, fs::create_dir_all(&bench))?;
+    for name in programs::OF_C {
+        copy(&programs::compile(name)?, &bench.join(name))?;
+    }
+    ["crun", "runc"].iter().try_for_each(|name| copy_with_libraries(name, root))
+}
+
+fn fill_for_tests(root: &Path) -> Result<(), String> {
+    let programs = root.join(PROGRAMS);
+    copy(&paths::beside("kobune-runtime"), &programs.join("kobune-runtime"))?;
+    copy(&paths::kobune(), &programs.join("kobune"))?;
+    copy(&paths::testapp(), &programs.join("testapp"))?;
+    if let Some(kubectl) = paths::kubectl() {
+        copy(&real_kubectl(&kubectl), &programs.join("kubectl"))?;
     }
     for name in ["ip", "nft"] {
         copy_with_libraries(name, root)?;
@@ -85,10 +106,7 @@ fn fill(root: &Path, suite: &Suite) -> Result<(), String> {
         let name = archive.file_name().unwrap_or_default();
         copy(&archive, &programs.join(name))?;
     }
-    let etc = root.join("etc");
-    io("write", &etc, fs::write(etc.join("hosts"), "127.0.0.1 localhost\n"))?;
-    io("write", &etc, fs::write(etc.join("hostname"), "vm\n"))?;
-    io("write", &etc, fs::write(etc.join("passwd"), "root:x:0:0:root:/root:/bin/sh\n"))
+    Ok(())
 }
 
 /// Google's SDK installs a dispatcher that looks for its versions beside itself: take the newest of those that

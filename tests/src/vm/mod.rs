@@ -42,12 +42,21 @@ fn io<T>(what: &str, path: &Path, result: std::io::Result<T>) -> Result<T, Strin
     result.map_err(|error| format!("{what} {}: {error}", path.display()))
 }
 
+/// Suites of this name measure: they run when they are named, with what they measure on the disk.
+pub const BENCH: &str = "vm_bench_";
+
 /// One suite to run inside.
 pub struct Suite {
     /// Name of the test file without `.rs`.
     pub name: String,
     /// Its statically linked program.
     pub program: PathBuf,
+}
+
+impl Suite {
+    pub fn measures(&self) -> bool {
+        self.name.starts_with(BENCH)
+    }
 }
 
 /// Boots the suite's machine as often as it wants; an error unless all its tests passed.

@@ -21,6 +21,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("openssl", "openssl"),
 ];
 
+/// What the runtime is measured beside, and what compiles the measuring programs.
+const PEERS: &[(&str, &str)] = &[("crun", "crun"), ("runc", "runc"), ("cc", "gcc")];
+
 /// Checks that do not depend on packages; each message says what to do.
 pub(super) fn check() -> Result<(), String> {
     if !nix::unistd::geteuid().is_root() {
@@ -41,7 +44,16 @@ pub(super) fn check() -> Result<(), String> {
 
 /// Installs the packages of missing programs with apt-get.
 pub(super) fn install() -> Result<(), String> {
-    let mut missing: Vec<&str> = PROGRAMS
+    install_missing(PROGRAMS)
+}
+
+/// The same for [`PEERS`].
+pub(super) fn install_peers() -> Result<(), String> {
+    install_missing(PEERS)
+}
+
+fn install_missing(programs: &[(&str, &str)]) -> Result<(), String> {
+    let mut missing: Vec<&str> = programs
         .iter()
         .filter(|(program, _)| paths::on_path(program).is_none())
         .map(|(_, package)| *package)

@@ -18,7 +18,7 @@ usage: cargo xtask COMMAND
   test [--no-lint] [--no-vm] [FILTER]  install what the tests need, then run all of them (root)
   lint                                 rustfmt, clippy, arrows, licences, file heads
   vm [NAME…]                           run the suites */tests/vm_*.rs in a virtual machine (root)
-  bench                                measure, and print the README's table of figures (root)
+  bench [node|runtime]                 measure, and print the README's tables of figures (root)
 ";
 
 /// Runs one command. Exit status: 0 all well, 1 something failed, 2 wrong usage.
@@ -28,7 +28,7 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
         "test" => test::Options::parse(rest).map(|options| test::run(&options)),
         "lint" if rest.is_empty() => Ok(lint::run()),
         "vm" => Ok(vm::run(rest)),
-        "bench" if rest.is_empty() => Ok(bench::run()),
+        "bench" => bench::Subject::parse(rest).map(|subjects| bench::run(&subjects)),
         _ => Err(()),
     };
     match outcome {

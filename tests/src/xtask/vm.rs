@@ -8,21 +8,26 @@ use super::steps::{Steps, call, cargo, display};
 use super::{host, test};
 use crate::{paths, vm};
 
-/// Runs the named suites, or all of them.
+/// Runs the named suites, or all that test.
 pub(super) fn run(names: &[String]) -> Result<(), String> {
     host::check()?;
     host::install()?;
-    test::release_build()?;
-    let programs = ["build", "--quiet", "--locked", "--bins"];
-    call(cargo(&programs).args(["--package", "kobune-tests", "--package", "kobune-runtime"]))?;
-    let mut suites = build()?;
+    let mut suites = if !names.is_empty() && names.iter().all(|name| name.starts_with(vm::BENCH)) {
+        build(&["--package", "kobune-tests", "--test", "vm_bench_*"])?
+    } else {
+        test::release_build()?;
+        let programs = ["build", "--quiet", "--locked", "--bins"];
+        call(cargo(&programs).args(["--package", "kobune-tests", "--package", "kobune-runtime"]))?;
+        build(&["--workspace", "--test", "vm_*"])?
+    };
     for name in names {
         if !suites.iter().any(|suite| suite.name == *name) {
             let known: Vec<_> = suites.iter().map(|suite| suite.name.as_str()).collect();
             return Err(format!("no suite {name}; there are: {}", known.join(", ")));
         }
     }
-    suites.retain(|suite| names.is_empty() || names.contains(&suite.name));
+    let tests = |suite: &vm::Suite| names.is_empty() && !suite.measures();
+    suites.retain(|suite| tests(suite) || names.contains(&suite.name));
     let mut steps = Steps::default();
     for suite in &suites {
         steps.run(&format!("in the virtual machine: {}", suite.name), || vm::run(suite));
@@ -30,10 +35,10 @@ pub(super) fn run(names: &[String]) -> Result<(), String> {
     steps.finish()
 }
 
-/// Builds all test programs named `vm_…`, whatever their package; cargo says where they are.
-fn build() -> Result<Vec<vm::Suite>, String> {
+/// Builds the wanted test programs; cargo says where they are.
+fn build(wanted: &[&str]) -> Result<Vec<vm::Suite>, String> {
     let mut command = cargo(&["test", "--no-run", "--quiet", "--locked"]);
-    command.args(["--workspace", "--test", "vm_*", "--message-format=json"]);
+    command.args(wanted).arg("--message-format=json");
     command.stderr(Stdio::inherit()).current_dir(paths::root());
     let output = command.output().map_err(|error| format!("{}: {error}", display(&command)))?;
     if !output.status.success() {
