@@ -6,6 +6,7 @@ mod bounded;
 pub mod cgroup;
 pub mod cli;
 mod create;
+mod fault;
 pub mod oci;
 mod plan;
 pub mod supervisor;

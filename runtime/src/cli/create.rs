@@ -15,7 +15,7 @@ use crate::create::{self, Birth, Bond, Channel, Message, Preserved};
 use crate::supervisor::time;
 use crate::sys::process as sys;
 use crate::wire::Rootfs;
-use crate::{cgroup, oci, plan};
+use crate::{cgroup, fault, oci, plan};
 
 const BUNDLE: Flag = Flag::value("bundle", "DIR", "where config.json is (default: here)").or('b');
 const PID_FILE: Flag = Flag::value("pid-file", "FILE", "write the first process' pid to it");
@@ -107,7 +107,9 @@ fn create(context: &Context, args: &CreateArgs) -> Result<Saved, CliError> {
     let store = &context.store;
     let _lock = store.reserve(&args.id)?;
     let socket = store.start_socket(&args.id);
-    let listener = create::listen(&socket).map_err(CliError::io(format!("listen at {socket:?}")));
+    let listener = fault::point("listen at the start socket")
+        .and_then(|()| create::listen(&socket))
+        .map_err(CliError::io(format!("listen at {socket:?}")));
     let made = listener.and_then(|socket| make(context, args, Bond::Socket(socket.as_fd()), true));
     if made.is_err() {
         // The first error is the one to tell.
@@ -123,6 +125,7 @@ fn make(
     bond: Bond<'_>,
     detached: bool,
 ) -> Result<(Saved, Birth, Console), CliError> {
+    fault("load the bundle")?;
     let bundle = fs::canonicalize(&args.bundle)
         .map_err(CliError::io(format!("open the bundle {:?}", args.bundle)))?;
     let spec = oci::load(&bundle)?;
@@ -136,12 +139,16 @@ fn make(
     let cgroup = cgroups::place(&spec, &args.id)?;
     tell_plan(context, &args.id, &plan, &cgroup);
     context.store.note_wanted_cgroup(&args.id, &cgroup)?;
+    fault("make the cgroup")?;
     let fresh = cgroup::claim(&cgroup)?;
-    context.store.note_claimed_cgroup(&args.id)?;
-    let born = begin(context, &spec, &plan, (&cgroup, fresh), bond, &mut console);
+    let noted = fault("note that the cgroup is ours")
+        .and_then(|()| context.store.note_claimed_cgroup(&args.id));
+    let born =
+        noted.and_then(|()| begin(context, &spec, &plan, (&cgroup, fresh), bond, &mut console));
     let done = born.and_then(|birth| {
         let saved = saved(args, bundle, &spec, &birth, &cgroup);
         context.store.save(&saved)?;
+        fault("write the pid file")?;
         write_pid(args.pid_file.as_deref(), saved.pid)?;
         Ok((saved, birth, console))
     });
@@ -183,16 +190,37 @@ fn begin(
     console: &mut Console,
 ) -> Result<Birth, CliError> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    fault("write the limits")?;
     cgroups::furnish(&context.log, cgroup, resources, fresh)?;
     let directory = File::open(cgroup).map_err(CliError::io(format!("open {cgroup:?}")))?;
     let streams = [0, 1, 2].map(sys::borrow);
+    fault("begin the first process")?;
     let birth = create::launch(plan, bond, Some(directory.as_fd()), streams)?;
-    hear(&birth.channel, console)?;
+    fault("hear from the first process")?;
+    hear_ready(&birth.channel, console)?;
+    fault("save the state")?;
     Ok(birth)
 }
 
-/// Waits until the new process is ready (or, for an exec, has executed its program).
-pub(super) fn hear(channel: &Channel, console: &mut Console) -> Result<(), CliError> {
+pub(super) fn fault(point: &str) -> Result<(), CliError> {
+    fault::point(point).map_err(CliError::io(point))
+}
+
+/// Waits until a container's first process is ready to be started.
+fn hear_ready(channel: &Channel, console: &mut Console) -> Result<(), CliError> {
+    match hear(channel, console)? {
+        Message::Ready => Ok(()),
+        _ => message("the container's first process died before it was ready"),
+    }
+}
+
+/// Waits until a process has executed its program (or died: nobody can tell the two apart here).
+pub(super) fn hear_executed(channel: &Channel, console: &mut Console) -> Result<(), CliError> {
+    hear(channel, console).map(drop)
+}
+
+/// The last thing that the new process says; never a failure.
+fn hear(channel: &Channel, console: &mut Console) -> Result<Message, CliError> {
     let failed = || CliError::io("hear from the new process");
     loop {
         let mut wait = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
@@ -202,7 +230,7 @@ pub(super) fn hear(channel: &Channel, console: &mut Console) -> Result<(), CliEr
         }
         match channel.receive().map_err(failed())? {
             None => {}
-            Some((Message::Ready | Message::Closed, _)) => return Ok(()),
+            Some((last @ (Message::Ready | Message::Closed), _)) => return Ok(last),
             Some((Message::Failed(failure), _)) => return Err(CliError::Failure(failure)),
             Some((Message::Terminal, master)) => console.take(master)?,
         }
@@ -229,11 +257,15 @@ fn start(context: &Context, id: &str) -> Result<(), CliError> {
     }
     let socket = context.store.start_socket(id);
     let reach = || CliError::io(format!("reach container {id:?}"));
+    fault("connect to the start socket")?;
     let channel = create::connect(&socket).map_err(reach())?;
+    fault("let the program be executed")?;
     channel.go().map_err(reach())?;
+    fault("remove the start socket")?;
     // Whatever comes now, it is not waiting any more.
     let _ = fs::remove_file(&socket);
-    hear(&channel, &mut Console::None)
+    fault("hear that the program is executed")?;
+    hear_executed(&channel, &mut Console::None)
 }
 
 /// The exit code is the container's.
@@ -249,8 +281,10 @@ fn run(context: &Context, args: &CreateArgs, detach: bool, keep: bool) -> Result
     let lock = context.store.reserve(&args.id)?;
     let ran = foreground::signals().and_then(|signals| {
         let (_, birth, console) = make(context, args, Bond::Independent, false)?;
+        fault("let the program be executed")?;
         birth.channel.go().map_err(CliError::io("start the container"))?;
-        hear(&birth.channel, &mut Console::None)?;
+        hear_executed(&birth.channel, &mut Console::None)?;
+        fault("wait for the first process")?;
         drop(lock);
         foreground::wait(&birth, &signals, console)
     });

@@ -141,7 +141,7 @@ fn exec(context: &Context, args: &ExecArgs) -> Result<u8, CliError> {
     let streams = [0, 1, 2].map(sys::borrow);
     context.log.debug(|| format!("exec in {:?}: {:?}", args.id, plan.args));
     let new = create::enter(&plan, Bond::Independent, init.as_fd(), Some(cgroup.as_fd()), streams)?;
-    birth::hear(&new.channel, &mut console)?;
+    birth::hear_executed(&new.channel, &mut console)?;
     birth::write_pid(args.pid_file.as_deref(), new.child.pid)?;
     if args.detach { Ok(0) } else { foreground::wait(&new, &signals, console) }
 }

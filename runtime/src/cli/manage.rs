@@ -6,6 +6,7 @@ use std::str::FromStr;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use super::create::fault;
 use super::flags::{Command, Flag, ID};
 use super::state::{Noted, Saved, Status, Store};
 use super::{CliError, Context, OWN_PARENT, message, say};
@@ -139,10 +140,16 @@ pub(super) fn delete(context: &Context, id: &str, force: bool) -> Result<(), Cli
         Noted::Wanted(cgroup) => drop(std::fs::remove_dir(cgroup)),
         Noted::Nothing => {}
     }
+    fault("remove the state")?;
     store.remove(id)
 }
 
 fn remove_cgroup(cgroup: &std::path::Path) -> Result<(), CliError> {
+    // The tree's top has no such file, nor has any directory elsewhere: those are not ours to empty.
+    if !cgroup.join("cgroup.events").exists() && cgroup.exists() {
+        return Err(cgroup::CgroupError::NotCgroup { path: cgroup.to_owned() }.into());
+    }
+    fault("remove the cgroup")?;
     cgroup::kill_pod(cgroup)?;
     if let Some(parent) = cgroup.parent().filter(|parent| parent.ends_with(OWN_PARENT)) {
         // Ours, and empty with the last container; the kernel knows.

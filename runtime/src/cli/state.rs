@@ -20,8 +20,8 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::{CliError, message};
-use crate::bounded;
 use crate::sys::pidfd;
+use crate::{bounded, create, fault};
 
 /// The largest state.json in bytes.
 const MAX_STATE: u64 = 1 << 20;
@@ -113,7 +113,12 @@ impl Store {
         }
         match made {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                message(format!("container with given ID already exists: {id:?}"))
+                let hint = match directory.join("state.json").exists() {
+                    true => "",
+                    // Or another command is just making it.
+                    false => " (incomplete; `delete --force` removes what was interrupted)",
+                };
+                message(format!("container with given ID already exists: {id:?}{hint}"))
             }
             Err(error) => Err(CliError::io(format!("make {directory:?}"))(error)),
             Ok(()) => self.lock(id),
@@ -153,7 +158,9 @@ impl Store {
     /// Notes the cgroup that is about to be made.
     pub(super) fn note_wanted_cgroup(&self, id: &str, cgroup: &Path) -> Result<(), CliError> {
         let link = self.directory(id).join("cgroup.wanted");
-        std::os::unix::fs::symlink(cgroup, &link).map_err(CliError::io(format!("make {link:?}")))
+        fault::point("note the cgroup")
+            .and_then(|()| std::os::unix::fs::symlink(cgroup, &link))
+            .map_err(CliError::io(format!("make {link:?}")))
     }
 
     /// Notes that it is ours, and so is what lives in it.
@@ -181,6 +188,7 @@ impl Store {
         let new = path.with_extension("new");
         let text = serde_json::to_vec(saved).unwrap_or_default();
         fs::write(&new, text)
+            .and_then(|()| fault::point("rename the state"))
             .and_then(|()| fs::rename(&new, &path))
             .map_err(CliError::io(format!("write {path:?}")))
     }
@@ -224,7 +232,7 @@ impl Store {
     pub(super) fn status(&self, saved: &Saved) -> Status {
         if saved.process().is_none() {
             Status::Stopped
-        } else if self.start_socket(&saved.id).exists() {
+        } else if create::is_listening(&self.start_socket(&saved.id)) {
             Status::Created
         } else {
             Status::Running

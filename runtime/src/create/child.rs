@@ -15,6 +15,7 @@ use super::message::{Failure, Message};
 use super::preserved::FIRST;
 use super::sources::Place;
 use super::{inside, mounts, nodes, process, root};
+use crate::fault;
 use crate::plan::{Plan, ProcessPlan, Step};
 use crate::sys::{fdpass, process as sys};
 
@@ -68,13 +69,18 @@ pub(super) fn container(plan: &Plan, inherited: &Inherited) -> i32 {
     let prepare = |channel: OwnedFd| {
         let built = enter_users(plan, channel.as_fd(), inherited.mortal)
             .map_err(named("become root of the user namespace"))
-            .and_then(|()| build(plan, channel.as_fd(), inherited.adopt_sources()));
+            .and_then(|()| build(plan, channel.as_fd(), inherited.adopt_sources()))
+            .and_then(|()| fault("say that it is ready"));
         if let Err(failure) = built {
             return Err((channel, failure));
         }
         let _ = tell(channel.as_fd(), &Message::Ready, &[]);
         let start = inherited.extra.map(|_| sys::adopt(inherited.extra_number()));
-        Ok(wait_for_go(channel, start))
+        let channel = wait_for_go(channel, start);
+        match fault("go on") {
+            Ok(()) => Ok(channel),
+            Err(failure) => Err((channel, failure)),
+        }
     };
     live(inherited, prepare, &plan.process)
 }
@@ -94,6 +100,7 @@ fn join_container(
     inherited: &Inherited,
 ) -> Result<(), Failure> {
     process::set_oom_score(plan).map_err(named("set oom_score_adj"))?;
+    fault("enter the container's namespaces")?;
     enter(inherited, channel).map_err(named("enter the container's namespaces"))?;
     if plan.terminal.is_some() {
         let pty = open_root().and_then(|root| process::Terminal::open(root.as_fd(), plan));
@@ -109,11 +116,18 @@ fn live(
     prepare: impl FnOnce(OwnedFd) -> Result<OwnedFd, (OwnedFd, Failure)>,
     plan: &ProcessPlan,
 ) -> i32 {
-    let isolated = isolate(inherited);
+    fault::in_child();
+    let isolated = fault::point("isolate").and_then(|()| isolate(inherited));
     let channel = sys::adopt(inherited.channel_number());
     let prepared = match isolated {
         Ok(()) => prepare(channel),
-        Err(error) => Err((channel, named("isolate the new process")(error))),
+        Err(error) => {
+            let failure = named("isolate the new process")(error);
+            // Where the channel is depends on how far it came; in the wrong place there is no peer to hear it.
+            let before = sys::borrow(inherited.channel);
+            let _ = tell(before, &Message::Failed(failure.clone()), &[]);
+            Err((channel, failure))
+        }
     };
     let (channel, failure) = match prepared {
         Err(failed) => failed,
@@ -247,9 +261,11 @@ fn build(
     sources: Vec<(Place, OwnedFd)>,
 ) -> Result<(), Failure> {
     process::set_oom_score(&plan.process).map_err(named("set oom_score_adj"))?;
+    fault("join namespaces")?;
     join(plan)?;
     let mut builder = Builder { plan, root: None, sources };
     for step in &plan.steps {
+        fault::point(step).map_err(named(step.to_string()))?;
         let done = match step {
             Step::Terminal => match builder.terminal() {
                 Ok(pty) => return_terminal(channel, &pty)?,
@@ -373,6 +389,10 @@ fn is_go(channel: BorrowedFd<'_>) -> bool {
 
 fn tell(channel: BorrowedFd<'_>, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Failure> {
     fdpass::send_all(channel, &message.encode(), fds).map_err(named("report to the supervisor"))
+}
+
+pub(super) fn fault(point: &str) -> Result<(), Failure> {
+    fault::point(point).map_err(named(point))
 }
 
 /// `verb: reason`, as a failure of ours and not of the program.

@@ -213,6 +213,19 @@ pub(crate) fn connect(path: &Path) -> io::Result<Channel> {
     Ok(Channel { socket })
 }
 
+/// Whether a container still waits at its start socket. The file alone does not tell: a `start` that was killed leaves
+/// it.
+pub(crate) fn is_listening(path: &Path) -> bool {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None);
+    let Ok((socket, address)) = socket.and_then(|socket| Ok((socket, UnixAddr::new(path)?))) else {
+        return false;
+    };
+    // EAGAIN: it listens, and others wait already.
+    let connected = nix::sys::socket::connect(socket.as_raw_fd(), &address);
+    matches!(connected, Ok(()) | Err(nix::errno::Errno::EAGAIN))
+}
+
 /// Makes the start socket of a container.
 pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, umask};
 use nix::unistd::{Gid, Uid, execve, fchown, setgroups, setresgid, setresuid};
 
-use super::child::{Inherited, named};
+use super::child::{Inherited, fault, named};
 use super::inside;
 use super::message::Failure;
 use crate::plan::{Capabilities, ProcessPlan};
@@ -76,11 +76,14 @@ pub(super) fn become_program(
     channel: BorrowedFd<'_>,
     inherited: &Inherited,
 ) -> Result<Infallible, Failure> {
+    fault("set the limits")?;
     for limit in &plan.limits {
         set_limit(limit).map_err(named(format!("set limit {}", limit.resource)))?;
     }
+    fault("give the standard streams to the user")?;
     own_streams(plan).map_err(named("give the standard streams to the user"))?;
     let entered = nix::unistd::chdir(&plan.cwd);
+    fault("change the user")?;
     change_user(plan).map_err(|(verb, error)| named(verb)(error))?;
     if entered.is_err() {
         // The user may be allowed where root without capabilities on a network filesystem is not.
@@ -95,6 +98,7 @@ pub(super) fn become_program(
     if inherited.mortal {
         stay_mortal(channel).map_err(named("tie the process to its supervisor"))?;
     }
+    fault("execute the program")?;
     sys::cloexec_from(inherited.channel_number()).map_err(named("close descriptors"))?;
     Err(execute(plan))
 }

@@ -32,6 +32,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    crate::fault::configure(settings.pod_dir.join("fault"));
     if let Err(error) = crate::sys::process::leave_parent() {
         println!("failed leave the starting process: {error}");
         return ExitCode::FAILURE;

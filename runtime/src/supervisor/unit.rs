@@ -118,13 +118,18 @@ impl Unit {
         cgroup: PathBuf,
         null: BorrowedFd<'_>,
     ) -> Result<Unit, MakeError> {
+        let fault = |point| crate::fault::point(point).map_err(internal(point));
+        fault("make the cgroup")?;
         let fresh = cgroup::create(&cgroup)?;
+        fault("write the limits")?;
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let furnished = cgroup::furnish(&cgroup, resources, fresh)?;
         super::serve::report_ignored(&request.container, &furnished);
+        fault("open the log")?;
         let log = request.log.clone().map(LogFile::open).transpose();
         let log = log.map_err(internal("open the container's log"))?;
         let directory = File::open(&cgroup).map_err(internal("open the container's cgroup"))?;
+        fault("begin the first process")?;
         let mut sources = Vec::new();
         let piped = log.is_some() && plan.process.terminal.is_none();
         let birth = if piped {
@@ -139,6 +144,7 @@ impl Unit {
         } else {
             create::launch(plan, Bond::Mortal, Some(directory.as_fd()), [null; 3])?
         };
+        fault("take the first process")?;
         let Birth { child, channel } = birth;
         let init =
             Init { pid: child.pid, pidfd: child.pidfd, channel: Some(channel), ready: false };
