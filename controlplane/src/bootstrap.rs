@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use crate::api::{Api, api_address};
+use crate::auth::policy;
 use crate::context::Config;
 use crate::object::Resource;
 use crate::reader::Reader;
@@ -18,9 +19,20 @@ pub(crate) async fn run(api: &Api, config: &Config, address: SocketAddr) -> Resu
     for name in NAMESPACES {
         create(api, "namespaces", namespace(name)).await?;
     }
+    roles(api).await?;
     create(api, "services", service(config, address.port())).await?;
     replace(api, "endpoints", endpoints(address)).await?;
     replace(api, "endpointslices.discovery.k8s.io", slice(address)).await
+}
+
+/// All at once: a commit serves as many as wait for it. What somebody has changed is left as it is.
+async fn roles(api: &Api) -> Result<(), ApiError> {
+    let (roles, bindings) = policy::defaults();
+    let roles = roles.into_iter().map(|r| ("clusterroles.rbac.authorization.k8s.io", r));
+    let bindings =
+        bindings.into_iter().map(|b| ("clusterrolebindings.rbac.authorization.k8s.io", b));
+    let all = roles.chain(bindings).map(|(resource, object)| create(api, resource, object));
+    futures::future::try_join_all(all).await.map(drop)
 }
 
 async fn create(api: &Api, resource: Resource, object: Value) -> Result<(), ApiError> {

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{Api, Body, BoxError, NodeClient, Registry, UserInfo, api_address};
-use crate::auth::{Authenticator, Pair, Pki, PkiError};
+use crate::auth::{Accounts, Authenticator, Pair, Pki, PkiError};
 use crate::context::{Config, Ctx};
 use crate::server::Server;
 use crate::status::ApiError;
@@ -98,7 +98,8 @@ impl ControlPlane {
             Some(nodes),
             shutdown.clone(),
         );
-        let api = Arc::new(api);
+        let accounts = Arc::new(Accounts::open(&options.data_dir, store.clone())?);
+        let api = Arc::new(api.with_accounts(accounts.clone()));
         bootstrap::run(&api, &config, address).await.map_err(StartError::Bootstrap)?;
         let tasks = TaskTracker::new();
         let ctx = Ctx { store, writer: api.clone(), config, shutdown: shutdown.clone() };
@@ -107,7 +108,7 @@ impl ControlPlane {
         let pair = serving_pair(&pki, &options)?;
         let server = Server {
             api: api.clone(),
-            auth: Authenticator::new(pki.token()),
+            auth: Authenticator::new(pki.token(), accounts),
             tls: Arc::new(pki.server_config(&pair)?).into(),
             shutdown: shutdown.clone(),
         };

@@ -8,9 +8,6 @@ use sha2::{Digest, Sha256};
 use super::registry::Registry;
 use crate::kinds::{Kind, subresource};
 
-const VERBS: [&str; 8] =
-    ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-
 /// `/api`
 pub(crate) fn legacy_versions(server: &str) -> Value {
     json!({
@@ -86,7 +83,7 @@ pub(crate) fn resources(registry: &Registry, group: &str, version: &str) -> Opti
 fn resource(kind: &Kind) -> Value {
     let mut entry = json!({
         "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
-        "kind": kind.kind, "verbs": VERBS,
+        "kind": kind.kind, "verbs": kind.verbs(),
     });
     if !kind.short_names.is_empty() {
         entry["shortNames"] = json!(kind.short_names);
@@ -147,7 +144,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
     let mut entry = json!({
         "resource": kind.plural, "responseKind": response,
         "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
-        "singularResource": kind.singular, "verbs": VERBS,
+        "singularResource": kind.singular, "verbs": kind.verbs(),
     });
     if !kind.short_names.is_empty() {
         entry["shortNames"] = json!(kind.short_names);

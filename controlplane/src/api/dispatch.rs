@@ -20,9 +20,6 @@ use crate::kinds::Kind;
 use crate::object::Object;
 use crate::status::ApiError;
 
-/// Groups that may do everything, until roles are served.
-const ALLOWED: [&str; 2] = ["system:masters", "system:nodes"];
-
 /// How long a request waits for others before it is sent away.
 const QUEUED: Duration = Duration::from_secs(10);
 
@@ -42,13 +39,18 @@ impl Api {
         mut parts: Parts,
         body: Body,
     ) -> Result<Response<Body>, ApiError> {
+        let other = match user.is_anonymous() {
+            true => None,
+            false => self.impersonated(user, &parts.headers)?,
+        };
+        let user = other.as_ref().unwrap_or(user);
         let request = request::parse(&parts.method, &parts.uri, &self.registry);
         match request {
             Ok(Request::Info(info)) => self.info(user, &info, &parts),
             _ if user.is_anonymous() => Err(errors::unauthorized()),
             Err(error) => Err(error),
             Ok(Request::Resource(target)) => {
-                authorize(user, &target)?;
+                self.authorize(user, &target)?;
                 match target.subresource.as_str() {
                     "log" | "exec" | "attach" | "portforward" => {
                         self.connect(&target, &mut parts, body).await
@@ -59,7 +61,7 @@ impl Api {
                     }
                     _ => {
                         let _slot = self.slot().await?;
-                        self.resource(&target, &parts, body).await
+                        self.resource(user, &target, &parts, body).await
                     }
                 }
             }
@@ -76,6 +78,7 @@ impl Api {
 
     async fn resource(
         &self,
+        user: &UserInfo,
         target: &Target,
         parts: &Parts,
         body: Body,
@@ -94,7 +97,7 @@ impl Api {
             Verb::Create | Verb::Update | Verb::Patch => {
                 let bytes = body::read(body).await?;
                 let media = body::media_type(&parts.headers);
-                self.answer_write(target, place, media, &bytes, format).await
+                self.answer_write(user, place, (target, media, &bytes), format).await
             }
             Verb::Delete | Verb::DeleteCollection => {
                 let bytes = body::read(body).await?;
@@ -149,15 +152,32 @@ impl Api {
 
     async fn answer_write(
         &self,
-        target: &Target,
+        user: &UserInfo,
         place: Place<'_>,
-        media: &str,
-        bytes: &[u8],
+        (target, media, bytes): (&Target, &str, &[u8]),
         format: Format,
     ) -> Result<Response<Body>, ApiError> {
         let options = Options::parse(&target.query)?;
         let written = match (target.verb, place.subresource) {
-            (Verb::Create, "") => self.create(place, body::decode(media, bytes)?, options).await?,
+            (Verb::Create, "") if !place.kind.is_stored() => {
+                let review = body::decode(media, bytes)?;
+                let (answer, warnings) = self.review(user, target, review, options.validation)?;
+                let bytes = answer.to_string().into();
+                let mut response = body::encoded(StatusCode::CREATED, bytes, format.encoding)?;
+                body::warn(&mut response, &warnings);
+                return Ok(response);
+            }
+            (Verb::Create, "token") => {
+                let request = body::decode(media, bytes)?;
+                let token = self.request_token(place, request, options.validation)?;
+                let bytes = token.to_string().into();
+                return body::encoded(StatusCode::CREATED, bytes, format.encoding);
+            }
+            (Verb::Create, "") => {
+                let value = body::decode(media, bytes)?;
+                self.may_grant(user, place.kind, place.namespace, &value)?;
+                self.create(place, value, options).await?
+            }
             (Verb::Create, "binding") => {
                 let binding = body::decode(media, bytes)?;
                 let named = binding["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -178,12 +198,18 @@ impl Api {
                 self.scale(place, options, |scale| patch.apply_to_scale(place.kind, &scale)).await?
             }
             (Verb::Update, "" | "status" | "finalize") => {
-                self.replace(place, body::decode(media, bytes)?, options).await?
+                let value = body::decode(media, bytes)?;
+                self.may_grant(user, place.kind, place.namespace, &value)?;
+                self.replace(place, value, options).await?
             }
             (Verb::Patch, "" | "status") => {
                 let patch = Patch::decode(media, bytes)?;
-                self.update(place, options, |object| patch.apply(place.kind, &object.value()))
-                    .await?
+                let patched = |object: &Object| {
+                    let value = patch.apply(place.kind, &object.value())?;
+                    self.may_grant(user, place.kind, place.namespace, &value)?;
+                    Ok(value)
+                };
+                self.update(place, options, patched).await?
             }
             _ => return Err(errors::method_not_allowed()),
         };
@@ -307,28 +333,6 @@ fn delete_options(target: &Target, media: &str, bytes: &[u8]) -> Result<DeleteOp
         options.dry_run = query.text("dryRun").map(|d| vec![d.to_owned()]);
     }
     Ok(options)
-}
-
-/// Full access for administrators and nodes, none for others. Pure.
-fn authorize(user: &UserInfo, target: &Target) -> Result<(), ApiError> {
-    if user.groups.iter().any(|g| ALLOWED.contains(&g.as_str())) {
-        return Ok(());
-    }
-    let resource = match target.subresource.as_str() {
-        "" => target.kind.plural.to_owned(),
-        sub => format!("{}/{sub}", target.kind.plural),
-    };
-    let scope = match target.namespace.as_str() {
-        "" => "at the cluster scope".to_owned(),
-        namespace => format!("in the namespace {namespace:?}"),
-    };
-    let why = format!(
-        "User {:?} cannot {} resource {resource:?} in API group {:?} {scope}",
-        user.name,
-        target.verb.as_str(),
-        target.kind.group
-    );
-    Err(errors::forbidden(target.kind, &target.name, &why))
 }
 
 #[cfg(test)]

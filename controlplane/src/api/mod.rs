@@ -6,6 +6,7 @@
 
 mod accept;
 mod admit;
+mod authorize;
 pub mod body;
 mod delete;
 mod discovery;
@@ -18,21 +19,25 @@ mod proxy;
 mod read;
 mod registry;
 mod request;
+mod review;
 mod selector;
 mod services;
 mod sub;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+mod token;
 mod watch;
 mod write;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Accounts;
 use crate::context::Config;
 use crate::store::Store;
 
@@ -46,12 +51,17 @@ pub use services::{api_address, dns_address};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserInfo {
     pub name: String,
+    /// Empty for all but service accounts.
+    pub uid: String,
     pub groups: Vec<String>,
+    /// What else authentication knows: `authentication.kubernetes.io/pod-name` …
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl UserInfo {
     pub fn new(name: &str, groups: &[&str]) -> Self {
-        Self { name: name.into(), groups: groups.iter().map(|g| (*g).to_owned()).collect() }
+        let groups = groups.iter().map(|g| (*g).to_owned()).collect();
+        Self { name: name.into(), uid: String::new(), groups, extra: BTreeMap::new() }
     }
 
     /// May do everything.
@@ -76,6 +86,8 @@ pub struct Api {
     /// Where clients outside this process find it.
     address: SocketAddr,
     nodes: Option<NodeClient>,
+    /// Signs and knows service accounts' tokens; without it none are given out.
+    accounts: Option<Arc<Accounts>>,
     /// Held while a Service gets its addresses.
     allocation: tokio::sync::Mutex<()>,
     /// One permit per request under way, watches and connections to nodes aside.
@@ -98,7 +110,15 @@ impl Api {
     ) -> Self {
         let allocation = tokio::sync::Mutex::new(());
         let slots = tokio::sync::Semaphore::new(SLOTS);
-        Self { store, registry, config, address, nodes, allocation, slots, shutdown }
+        let accounts = None;
+        Self { store, registry, config, address, nodes, accounts, allocation, slots, shutdown }
+    }
+
+    /// Gives out tokens of service accounts, and tells whose they are.
+    #[must_use]
+    pub fn with_accounts(mut self, accounts: Arc<Accounts>) -> Self {
+        self.accounts = Some(accounts);
+        self
     }
 
     pub fn store(&self) -> &Arc<Store> {

@@ -198,6 +198,9 @@ fn resource(
         return Err(errors::bad_request("an empty namespace may not be set here"));
     }
     let verb = verb(method, !name.is_empty(), watch, subresource)?;
+    if !kind.is_stored() && verb != Verb::Create {
+        return Err(errors::method_not_allowed());
+    }
     Ok(Request::Resource(Box::new(Target {
         kind,
         verb,

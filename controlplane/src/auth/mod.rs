@@ -1,8 +1,13 @@
 //! Who somebody is: certificates of our own authority, and the token that nodes join with.
 //!
-//! What they may do is decided where the request is understood.
+//! What they may do is decided in `rbac`, with the roles of `policy` to begin with.
 
+mod accounts;
 mod pki;
+pub(crate) mod policy;
+pub(crate) mod rbac;
+
+use std::sync::Arc;
 
 use http::{HeaderMap, header};
 use rustls::pki_types::CertificateDer;
@@ -10,6 +15,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::api::UserInfo;
 
+pub use accounts::{Accounts, Bound, Claim, TokenError};
 pub use pki::{Pair, Pki, PkiError};
 
 /// Headers carry credentials, but wrong ones.
@@ -20,11 +26,12 @@ pub struct Unauthenticated;
 /// Finds out who sent a request: the connection's verified certificate, or a bearer token.
 pub struct Authenticator {
     token: String,
+    accounts: Arc<Accounts>,
 }
 
 impl Authenticator {
-    pub fn new(token: &str) -> Self {
-        Self { token: token.into() }
+    pub fn new(token: &str, accounts: Arc<Accounts>) -> Self {
+        Self { token: token.into(), accounts }
     }
 
     /// `certificate` is the user of the connection, if it showed a certificate.
@@ -41,8 +48,18 @@ impl Authenticator {
         };
         let text = value.to_str().map_err(|_| Unauthenticated)?;
         let (scheme, token) = text.split_once(' ').ok_or(Unauthenticated)?;
-        match scheme.eq_ignore_ascii_case("bearer") && same(token.trim(), &self.token) {
-            true => Ok(UserInfo::new("system:node", &["system:nodes", "system:authenticated"])),
+        let token = token.trim();
+        match scheme.eq_ignore_ascii_case("bearer") {
+            true if same(token, &self.token) => {
+                Ok(UserInfo::new("system:node", &["system:nodes", "system:authenticated"]))
+            }
+            true => match self.accounts.user(token, &[]) {
+                Ok((user, _)) => Ok(user),
+                Err(error) => {
+                    tracing::debug!(%error, "bearer token refused");
+                    Err(Unauthenticated)
+                }
+            },
             false => Err(Unauthenticated),
         }
     }
@@ -77,7 +94,11 @@ mod tests {
 
     #[test]
     fn tokens() {
-        let auth = Authenticator::new("secret");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("pki")).unwrap();
+        let world = Arc::new(crate::store::Store::memory());
+        let auth =
+            Authenticator::new("secret", Arc::new(Accounts::open(dir.path(), world).unwrap()));
         let user = auth.user(None, &headers("Bearer secret")).unwrap();
         assert!(user.groups.contains(&"system:nodes".to_owned()));
         for wrong in ["Bearer secre", "Bearer secrets", "Bearer ", "Basic secret", "secret"] {

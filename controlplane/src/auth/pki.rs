@@ -211,6 +211,12 @@ fn authority() -> Result<(String, String), PkiError> {
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
+/// A private key, PEM.
+pub(super) fn new_key() -> Result<String, PkiError> {
+    let failed = |cause| PkiError::Sign { subject: "service accounts".into(), cause };
+    Ok(KeyPair::generate().map_err(failed)?.serialize_pem())
+}
+
 fn token(path: &Path, authority: &str) -> Result<String, PkiError> {
     if !path.exists() {
         let der = CertificateDer::from_pem_slice(authority.as_bytes()).map_err(PkiError::Pem)?;
@@ -221,7 +227,7 @@ fn token(path: &Path, authority: &str) -> Result<String, PkiError> {
     Ok(read(path)?.trim().to_owned())
 }
 
-fn read(path: &Path) -> Result<String, PkiError> {
+pub(super) fn read(path: &Path) -> Result<String, PkiError> {
     std::fs::read_to_string(path).map_err(|cause| PkiError::File {
         doing: "read",
         path: path.into(),
@@ -230,7 +236,7 @@ fn read(path: &Path) -> Result<String, PkiError> {
 }
 
 /// All of it or nothing, readable by root only, there after a power cut.
-fn write(path: &Path, text: &str) -> Result<(), PkiError> {
+pub(super) fn write(path: &Path, text: &str) -> Result<(), PkiError> {
     let failed = |doing| move |cause| PkiError::File { doing, path: path.to_path_buf(), cause };
     let new = path.with_extension("new");
     let mut options = std::fs::OpenOptions::new();

@@ -39,7 +39,7 @@ impl Controller for Collector {
     }
 
     fn watches(&self) -> Vec<Resource> {
-        kinds::all().iter().map(|kind| kind.resource).collect()
+        kinds::all().iter().filter(|kind| kind.is_stored()).map(|kind| kind.resource).collect()
     }
 
     fn keys(&self, _world: &dyn Reader, seen: Seen<'_>) -> Vec<Key> {

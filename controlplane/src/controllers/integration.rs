@@ -316,7 +316,7 @@ async fn a_namespace_and_a_foreground_deletion_end() {
     cluster
         .until("the namespace is gone", |s| s.get("namespaces", "", "team").is_none(), |_| ())
         .await;
-    for kind in crate::kinds::all().iter().filter(|kind| kind.namespaced) {
+    for kind in crate::kinds::all().iter().filter(|kind| kind.namespaced && kind.is_stored()) {
         assert!(
             cluster.store.list(kind.resource, Some("team")).is_empty(),
             "{} are left",

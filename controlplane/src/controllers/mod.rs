@@ -4,6 +4,7 @@
 //! key. It holds no copy of the world, performs no write, and looks at no clock.
 
 pub mod accounts;
+pub mod aggregation;
 pub mod collector;
 pub mod deployment;
 pub mod endpoints;
@@ -62,5 +63,6 @@ fn all(ctx: &Ctx) -> Vec<Arc<dyn Controller>> {
         Arc::new(collector::Collector::default()),
         Arc::new(accounts::Furnishing::new(Some(ctx.config.ca_pem.clone()))),
         Arc::new(eventttl::EventTtl),
+        Arc::new(aggregation::Aggregation),
     ]
 }

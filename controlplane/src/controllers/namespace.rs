@@ -47,7 +47,7 @@ impl Controller for Namespaces {
 }
 
 fn contents() -> impl Iterator<Item = Resource> {
-    kinds::all().iter().filter(|kind| kind.namespaced).map(|kind| kind.resource)
+    kinds::all().iter().filter(|kind| kind.namespaced && kind.is_stored()).map(|kind| kind.resource)
 }
 
 fn empty(world: &dyn Reader, namespace: &Object, now: Timestamp) -> Outcome {

@@ -14,6 +14,8 @@ mod field;
 mod metadata;
 mod names;
 mod quantity;
+mod rbac;
+mod review;
 mod schema;
 mod selector;
 mod subresource;
@@ -72,6 +74,22 @@ impl Kind {
     }
 }
 
+/// What can be done with stored kinds.
+const VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+impl Kind {
+    /// Reviews are answered and forgotten.
+    pub fn is_stored(&self) -> bool {
+        !matches!(self.group, review::AUTHENTICATION | review::AUTHORIZATION)
+    }
+
+    /// What can be done with it, in discovery's order.
+    pub fn verbs(&self) -> &'static [&'static str] {
+        if self.is_stored() { VERBS } else { &["create"] }
+    }
+}
+
 /// Which change is being made.
 #[derive(Debug, Clone, Copy)]
 pub enum Operation<'a> {
@@ -111,6 +129,16 @@ pub fn all() -> &'static [Kind] {
         apps::replica_set::KIND,
         coordination::KIND,
         discovery::KIND,
+        review::LOCAL_ACCESS,
+        review::SELF,
+        review::SELF_ACCESS,
+        review::SELF_RULES,
+        review::ACCESS,
+        review::TOKEN,
+        rbac::CLUSTER_ROLE,
+        rbac::CLUSTER_ROLE_BINDING,
+        rbac::ROLE,
+        rbac::ROLE_BINDING,
     ];
     ALL
 }

@@ -1,5 +1,6 @@
 //! What discovery and decoding need to know of subresources: their own kinds and verbs.
 
+use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::core::v1::Binding;
 use k8s_openapi::api::policy::v1::Eviction;
@@ -48,5 +49,6 @@ pub(super) fn learn(types: &mut Types) {
     types.learn::<Scale>();
     types.learn::<Binding>();
     types.learn::<Eviction>();
+    types.learn::<TokenRequest>();
     types.learn::<DeleteOptions>();
 }

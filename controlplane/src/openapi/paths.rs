@@ -14,6 +14,12 @@ const PATCH_TYPES: [&str; 3] = [
 /// Every path of a kind.
 pub(super) fn of(kind: &Kind, paths: &mut Map<String, Value>) {
     let root = format!("/{}", place(kind.group, kind.version));
+    if !kind.is_stored() {
+        let place = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
+        let path = format!("{root}{place}/{}", kind.plural);
+        paths.insert(path, item(kind, &[("post", "post")], false));
+        return;
+    }
     let collection = if kind.namespaced {
         let across = format!("{root}/{}", kind.plural);
         paths.insert(across, json!({"get": operation(kind, "list", "get")}));

@@ -18,7 +18,7 @@ pub(in crate::kinds) const KIND: Kind = Kind {
     short_names: &["sa"],
     categories: &[],
     namespaced: true,
-    subresources: &[],
+    subresources: &["token"],
     strategy: &ServiceAccounts,
 };
 

@@ -1,0 +1,198 @@
+//! Who may do what, over requests.
+
+use super::*;
+use crate::auth::{Accounts, policy};
+
+const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+const SECRETS: &str = "/api/v1/namespaces/default/secrets";
+
+impl Client {
+    /// With the roles that every cluster has, and accounts with tokens.
+    async fn with_roles() -> (Self, Arc<Accounts>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("pki")).unwrap();
+        let api = Arc::into_inner(testing::api()).unwrap();
+        let accounts = Arc::new(Accounts::open(dir.path(), api.store().clone()).unwrap());
+        let api = Arc::new(api.with_accounts(accounts.clone()));
+        let client = Self { api, user: UserInfo::admin() };
+        for name in ["default", "other"] {
+            client
+                .post("/api/v1/namespaces", json!({"metadata": {"name": name}}))
+                .await
+                .expect(201);
+        }
+        let (roles, bindings) = policy::defaults();
+        for (plural, list) in [("clusterroles", roles), ("clusterrolebindings", bindings)] {
+            for value in list {
+                client.post(&format!("{RBAC}/{plural}"), value).await.expect(201);
+            }
+        }
+        (client, accounts, dir)
+    }
+
+    fn acting(&self, user: UserInfo) -> Self {
+        Self { api: self.api.clone(), user }
+    }
+
+    async fn give(&self, role: &str, user: &str) -> Answer {
+        let binding = json!({
+            "metadata": {"name": format!("{role}-{user}").replace(':', "-")},
+            "roleRef": {"kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "User", "name": user}],
+        });
+        self.post(&format!("{RBAC}/namespaces/default/rolebindings"), binding).await
+    }
+}
+
+fn jane() -> UserInfo {
+    UserInfo::new("jane", &["system:authenticated"])
+}
+
+/// What `view` becomes when the aggregation has run: here its one part is bound itself.
+const VIEW: &str = "system:aggregate-to-view";
+
+#[tokio::test]
+async fn a_tenant_sees_its_namespace_and_no_other() {
+    let (admin, ..) = Client::with_roles().await;
+    let jane = admin.acting(jane());
+    jane.get(PODS).await.refused(403, "Forbidden");
+    admin.give(VIEW, "jane").await.expect(201);
+    jane.get(PODS).await.expect(200);
+    jane.get("/api/v1/namespaces/default").await.expect(200);
+    let read =
+        ["/api/v1/pods", "/api/v1/namespaces/other/pods", SECRETS, "/api/v1/nodes", "/metrics"];
+    for path in read {
+        jane.get(path).await.refused(403, "Forbidden");
+    }
+    jane.post(MAPS, map("x", json!({}))).await.refused(403, "Forbidden");
+    assert_eq!(jane.get("/apis").await.code, 200);
+}
+
+#[tokio::test]
+async fn reviews_tell_what_requests_would_meet() {
+    let (admin, ..) = Client::with_roles().await;
+    admin.give(VIEW, "jane").await.expect(201);
+    let jane = admin.acting(jane());
+    let can = |verb: &str, resource: &str, namespace: &str| json!({"spec": {"resourceAttributes": {"verb": verb, "resource": resource, "namespace": namespace}}});
+    const AUTH: &str = "/apis/authorization.k8s.io/v1";
+    let url = format!("{AUTH}/selfsubjectaccessreviews");
+    let yes = jane.post(&url, can("list", "pods", "default")).await.expect(201);
+    assert_eq!(yes["status"]["allowed"], true);
+    assert!(yes["status"]["reason"].as_str().unwrap().contains("RoleBinding"));
+    let no = jane.post(&url, can("list", "pods", "other")).await.expect(201);
+    assert_eq!(no["status"], json!({"allowed": false}));
+    let rules = json!({"spec": {"namespace": "default"}});
+    let rules = jane.post(&format!("{AUTH}/selfsubjectrulesreviews"), rules).await.expect(201);
+    let listed = rules["status"]["resourceRules"].as_array().unwrap();
+    assert!(
+        listed.iter().any(|rule| rule["resources"].as_array().unwrap().contains(&json!("pods")))
+    );
+    let mut about = can("list", "pods", "default");
+    about["spec"]["user"] = "jane".into();
+    let url = format!("{AUTH}/subjectaccessreviews");
+    jane.post(&url, about.clone()).await.refused(403, "Forbidden");
+    assert_eq!(admin.post(&url, about).await.expect(201)["status"]["allowed"], true);
+    let who =
+        jane.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", json!({})).await.expect(201);
+    assert_eq!(who["status"]["userInfo"]["username"], "jane");
+    admin.get(&format!("{AUTH}/selfsubjectaccessreviews")).await.refused(405, "MethodNotAllowed");
+}
+
+#[tokio::test]
+async fn nobody_makes_himself_stronger() {
+    let (admin, ..) = Client::with_roles().await;
+    admin.give("system:aggregate-to-admin", "jane").await.expect(201);
+    admin.give(VIEW, "jane").await.expect(201);
+    let jane = admin.acting(jane());
+    let roles = format!("{RBAC}/namespaces/default/roles");
+    let role = |name: &str, verb: &str, resource: &str| json!({"metadata": {"name": name}, "rules": [{"verbs": [verb], "apiGroups": [""], "resources": [resource]}]});
+    jane.post(&roles, role("fine", "get", "pods")).await.expect(201);
+    let text = jane.post(&roles, role("more", "get", "secrets")).await.refused(403, "Forbidden");
+    assert!(text.contains("not currently held"), "{text}");
+    let merge = "application/merge-patch+json";
+    let stronger = json!({"rules": role("x", "delete", "nodes")["rules"]});
+    jane.patch(&format!("{roles}/fine"), merge, stronger.clone()).await.refused(403, "Forbidden");
+    jane.put(&format!("{roles}/fine"), role("fine", "*", "*")).await.refused(403, "Forbidden");
+    let binding = jane.give("cluster-admin", "jane").await;
+    binding.refused(403, "Forbidden");
+    jane.give(VIEW, "joe").await.expect(201);
+}
+
+#[tokio::test]
+async fn acting_for_another_needs_the_right_to() {
+    let (admin, ..) = Client::with_roles().await;
+    let ask = |client: Client, user: &'static str| async move {
+        let request = Request::builder()
+            .uri("/apis/authentication.k8s.io/v1/selfsubjectreviews")
+            .method(Method::POST)
+            .header("impersonate-user", user)
+            .header("impersonate-group", "builders");
+        let request = request.body(full(b"{}".to_vec())).unwrap();
+        let (parts, body) = client.api.serve(&client.user, request).await.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        (parts.status.as_u16(), serde_json::from_slice::<Value>(&bytes).unwrap())
+    };
+    let (code, who) = ask(admin.acting(UserInfo::admin()), "joe").await;
+    assert_eq!((code, &who["status"]["userInfo"]["username"]), (201, &json!("joe")));
+    assert_eq!(who["status"]["userInfo"]["groups"], json!(["builders", "system:authenticated"]));
+    let (code, why) = ask(admin.acting(jane()), "joe").await;
+    assert_eq!(code, 403, "{why}");
+}
+
+#[tokio::test]
+async fn accounts_get_tokens_that_end_with_their_pod() {
+    let (admin, accounts, _dir) = Client::with_roles().await;
+    const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
+    admin.post(ACCOUNTS, json!({"metadata": {"name": "build"}})).await.expect(201);
+    let pod = json!({
+        "metadata": {"name": "p"},
+        "spec": {"serviceAccountName": "build", "containers": [{"name": "c", "image": "i"}]},
+    });
+    admin.post(PODS, pod).await.expect(201);
+    let url = format!("{ACCOUNTS}/build/token");
+    let ask = |spec: Value| admin.post(&url, json!({"spec": spec}));
+    let bound = json!({"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p"}});
+    let answer = ask(bound).await.expect(201);
+    let token = answer["status"]["token"].as_str().unwrap().to_owned();
+    let (user, _) = accounts.user(&token, &[]).unwrap();
+    assert_eq!(user.name, "system:serviceaccount:default:build");
+    let build = admin.acting(user);
+    build.get(PODS).await.refused(403, "Forbidden");
+    admin.give(VIEW, "system:serviceaccount:default:build").await.expect(201);
+    build.get(PODS).await.expect(200);
+    let review = json!({"spec": {"token": token}});
+    const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let answer = admin.post(REVIEWS, review.clone()).await.expect(201);
+    assert_eq!(answer["status"]["authenticated"], true);
+    assert_eq!(answer["status"]["user"]["username"], "system:serviceaccount:default:build");
+    admin.delete(&format!("{PODS}/p?gracePeriodSeconds=0"), Value::Null).await.expect(200);
+    let answer = admin.post(REVIEWS, review).await.expect(201);
+    assert_ne!(answer["status"]["authenticated"], true);
+    ask(json!({"expirationSeconds": 60})).await.refused(422, "Invalid");
+    let gone = json!({"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p"}});
+    ask(gone).await.refused(404, "NotFound");
+}
+
+#[tokio::test]
+async fn every_endpoint_refuses_the_anonymous() {
+    let (admin, ..) = Client::with_roles().await;
+    let nobody = admin.acting(UserInfo::anonymous());
+    for kind in admin.api.registry().all() {
+        let root = match kind.group {
+            "" => format!("/api/{}", kind.version),
+            group => format!("/apis/{group}/{}", kind.version),
+        };
+        let place = if kind.namespaced { "/namespaces/default" } else { "" };
+        let collection = format!("{root}{place}/{}", kind.plural);
+        for path in [root.clone(), collection.clone(), format!("{collection}/x")] {
+            nobody.get(&path).await.refused(401, "Unauthorized");
+        }
+        nobody.post(&collection, json!({})).await.refused(401, "Unauthorized");
+        for sub in kind.subresources {
+            nobody
+                .post(&format!("{collection}/x/{sub}"), json!({}))
+                .await
+                .refused(401, "Unauthorized");
+        }
+    }
+}
