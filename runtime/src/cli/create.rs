@@ -131,6 +131,7 @@ fn make(
     let spec = oci::load(&bundle)?;
     let mut plan = plan::plan(&spec, &Rootfs::Bundle, &bundle)?;
     args.preserved.give(&mut plan.process);
+    plan.steps.push(plan::Step::LookForProgram);
     let terminal = plan.process.terminal.is_some();
     let mut console = Console::choose(terminal, detached, args.console_socket.clone())?;
     if context.cgroups != CgroupManager::Cgroupfs {

@@ -14,7 +14,7 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use super::message::{Failure, Message};
 use super::preserved::FIRST;
 use super::sources::Place;
-use super::{inside, mounts, nodes, process, root};
+use super::{inside, lookup, mounts, nodes, process, root};
 use crate::fault;
 use crate::plan::{Plan, ProcessPlan, Step};
 use crate::sys::{fdpass, process as sys};
@@ -267,6 +267,10 @@ fn build(
     for step in &plan.steps {
         fault::point(step).map_err(named(step.to_string()))?;
         let done = match step {
+            Step::LookForProgram => {
+                lookup::look_for(&plan.process)?;
+                Ok(())
+            }
             Step::Terminal => match builder.terminal() {
                 Ok(pty) => return_terminal(channel, &pty)?,
                 Err(error) => Err(error),
@@ -329,7 +333,7 @@ impl Builder<'_> {
             Step::Mask(path) => mounts::mask(self.root()?, path),
             Step::ReadonlyRoot => mounts::make_root_readonly(self.root()?),
             // Performed by the caller, which has the channel.
-            Step::Terminal => Ok(()),
+            Step::Terminal | Step::LookForProgram => Ok(()),
         }
     }
 

@@ -17,6 +17,7 @@
 
 mod child;
 mod inside;
+mod lookup;
 mod message;
 mod mounts;
 mod nodes;

@@ -21,7 +21,8 @@ use crate::plan::{Capabilities, ProcessPlan};
 use crate::sys::{creds, process as sys, tty};
 
 /// Searched when the process has no PATH.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Linux' default, for a process that does not say.
 const DEFAULT_UMASK: u32 = 0o022;
@@ -219,10 +220,7 @@ fn execute(plan: &ProcessPlan) -> Failure {
     }
     match refused {
         Some(path) => program_failure(&path.to_string_lossy(), Errno::EACCES, false),
-        None => Failure {
-            exit_code: 127,
-            message: format!("exec {shown:?}: executable file not found in $PATH"),
-        },
+        None => not_found(&shown),
     }
 }
 
@@ -237,7 +235,12 @@ fn exists(path: &CStr) -> bool {
     nix::sys::stat::stat(path).is_ok()
 }
 
-fn program_failure(name: &str, errno: Errno, missing_loader: bool) -> Failure {
+pub(super) fn not_found(name: &str) -> Failure {
+    let message = format!("exec {name:?}: executable file not found in $PATH");
+    Failure { exit_code: 127, message }
+}
+
+pub(super) fn program_failure(name: &str, errno: Errno, missing_loader: bool) -> Failure {
     let reason = sys::reason(&errno.into());
     let hint = if missing_loader { " (its interpreter or loader is missing)" } else { "" };
     let exit_code = if errno == Errno::ENOENT || errno == Errno::ENOTDIR { 127 } else { 126 };

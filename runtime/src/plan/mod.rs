@@ -97,6 +97,8 @@ pub(crate) enum Step {
     Readonly(PathBuf),
     Mask(PathBuf),
     ReadonlyRoot,
+    /// Of the command line alone: a program that is not there fails `create`.
+    LookForProgram,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -128,6 +130,7 @@ impl std::fmt::Display for Step {
             Step::Readonly(path) => write!(f, "make {path:?} read-only"),
             Step::Mask(path) => write!(f, "mask {path:?}"),
             Step::ReadonlyRoot => write!(f, "make the root read-only"),
+            Step::LookForProgram => write!(f, "look for the program"),
         }
     }
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod bundle;
+pub mod engine;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -19,6 +19,10 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("depmod", "kmod"),
     ("dpkg", "dpkg"),
     ("openssl", "openssl"),
+    ("podman", "podman"),
+    ("conmon", "conmon"),
+    ("containerd", "containerd"),
+    ("script", "bsdutils"),
 ];
 
 /// What the runtime is measured beside, and what compiles the measuring programs.
