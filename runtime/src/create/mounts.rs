@@ -112,7 +112,8 @@ fn filesystem_target(root: BorrowedFd<'_>, kind: &str, destination: &Path) -> io
 fn cgroup() -> io::Result<OwnedFd> {
     let lines = std::fs::read_to_string("/proc/self/cgroup")?;
     let own = lines.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    if own == "/" {
+    // In a cgroup namespace that is joined ours may lie beside its top.
+    if own == "/" || own.starts_with("/..") {
         return filesystem("cgroup2", Some("cgroup"), &[]);
     }
     let host = crate::cgroup::detect().map_err(|error| io::Error::other(error.to_string()))?;
