@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -14,7 +15,7 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use super::message::{Failure, Message};
 use super::preserved::FIRST;
 use super::sources::Place;
-use super::{inside, lookup, mounts, nodes, process, root};
+use super::{inside, lookup, mounts, nodes, process, protect, root};
 use crate::fault;
 use crate::plan::{Plan, ProcessPlan, Step};
 use crate::sys::{fdpass, process as sys};
@@ -322,16 +323,21 @@ impl Builder<'_> {
             }
             Step::Mount(mount) => {
                 let opened = self.source(Place::Mount(mount.index));
-                mounts::mount(self.root()?, mount, opened)
+                let made = mounts::mount(self.root()?, mount, opened)?;
+                if mount.destination == Path::new("/") {
+                    // It covers the root, and is what everything else is seen in.
+                    self.root = Some(made);
+                }
+                Ok(())
             }
             Step::Device(device) => nodes::device(self.root()?, device),
             Step::Symlink { path, target } => nodes::symlink(self.root()?, path, target),
             Step::MakeDirectory(path) => inside::make_directory(self.root()?, path).map(drop),
             Step::Pivot => root::pivot(self.root()?),
             Step::RootPropagation(flags) => root::set_propagation("/", *flags),
-            Step::Readonly(path) => mounts::make_readonly(self.root()?, path),
-            Step::Mask(path) => mounts::mask(self.root()?, path),
-            Step::ReadonlyRoot => mounts::make_root_readonly(self.root()?),
+            Step::Readonly(path) => protect::make_readonly(self.root()?, path),
+            Step::Mask(path) => protect::mask(self.root()?, path),
+            Step::ReadonlyRoot => protect::make_root_readonly(self.root()?),
             // Performed by the caller, which has the channel.
             Step::Terminal | Step::LookForProgram => Ok(()),
         }

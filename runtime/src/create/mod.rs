@@ -16,6 +16,7 @@
 //! closes the channel, which the child takes as "kill yourself".
 
 mod child;
+mod copy_up;
 mod inside;
 mod lookup;
 mod message;
@@ -23,6 +24,7 @@ mod mounts;
 mod nodes;
 mod preserved;
 mod process;
+mod protect;
 mod root;
 mod sources;
 mod stage;

@@ -12,7 +12,7 @@ use crate::plan::Root;
 use crate::sys::mount::{self as kernel, Filesystem, MountAttr};
 
 /// fsconfig takes values of up to this many bytes, the final NUL included.
-const MAX_VALUE: usize = 256;
+pub(super) const MAX_VALUE: usize = 256;
 
 /// mount(2) takes options of up to one page.
 const MAX_OPTIONS: usize = 4096;

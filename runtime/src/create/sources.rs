@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::{LaunchError, failed, mounts, root, users};
 use crate::plan::{IdMapped, MountKind, MountPlan, Plan, Step};
-use crate::sys::mount as kernel;
+use crate::sys::mount::{self as kernel, MountAttr};
 
 /// In the order in which the child looks for them.
 #[derive(Debug, Default)]
@@ -36,8 +36,10 @@ impl Sources {
         // In a mount namespace that is joined the child finds its own way.
         let distant = plan.has_users() && !plan.joins(libc::CLONE_NEWNS);
         let mut sources = Sources::default();
+        let mut propagation = 0;
         for step in &plan.steps {
             match step {
+                Step::Propagation(flags) => propagation = flags & !libc::MS_REC,
                 Step::Root(wanted) if distant => {
                     let mount = root::detached(wanted).map_err(failed(step.to_string()))?;
                     sources.list.push(Source { place: Place::Root, mount, waiting: None });
@@ -47,6 +49,12 @@ impl Sources {
                 }
                 _ => {}
             }
+        }
+        // What the child does to its whole tree: mounts that it makes below these must not reach the host.
+        let attr = MountAttr { propagation, ..MountAttr::default() };
+        for source in &sources.list {
+            kernel::mount_setattr(source.mount.as_fd(), &attr, true)
+                .map_err(failed("set the propagation of a mount"))?;
         }
         Ok(sources)
     }

@@ -15,6 +15,7 @@
 
 mod devices;
 mod mounts;
+mod options;
 mod process;
 mod time;
 mod users;
@@ -28,7 +29,8 @@ use crate::oci::ConfigError;
 use crate::wire::Rootfs;
 
 pub(crate) use devices::{Device, DeviceKind};
-pub(crate) use mounts::{Change, IdMapped, MOUNT_OPTIONS, MountKind, MountPlan};
+pub(crate) use mounts::{IdMapped, MountKind, MountPlan};
+pub(crate) use options::{Change, MOUNT_OPTIONS};
 pub(crate) use process::{Capabilities, Limit, ProcessPlan};
 pub(crate) use users::{IdMaps, encode as encode_ids};
 
@@ -165,7 +167,13 @@ pub(crate) fn plan(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Result<Plan, 
         steps.push(Step::Sysctl { path, value: value.clone() });
     }
     let propagation = root_propagation(linux)?;
-    steps.push(Step::Propagation(propagation.unwrap_or(libc::MS_SLAVE) | libc::MS_REC));
+    let whole = match propagation {
+        None => libc::MS_SLAVE,
+        // What cannot be bound cannot be put into the container either: that is for its root, in the end.
+        Some(libc::MS_UNBINDABLE) => libc::MS_PRIVATE,
+        Some(asked) => asked,
+    };
+    steps.push(Step::Propagation(whole | libc::MS_REC));
     steps.push(Step::Root(root(spec, rootfs, bundle)));
     let mounts = mounts::plan(spec, bundle)?;
     let own_dev = mounts::device_directory_is_ours(&mounts);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
 use super::IdMaps;
+use super::options::{Change, Meaning, meaning};
 use crate::oci::ConfigError;
 use crate::sys::mount as kernel;
 
@@ -43,6 +44,10 @@ pub(crate) enum MountKind {
     },
     /// The container's own cgroup.
     Cgroup,
+    /// Other attributes for what is mounted there, and other options for its filesystem.
+    Remount {
+        options: Vec<(String, Option<String>)>,
+    },
     Filesystem {
         kind: String,
         source: Option<String>,
@@ -50,41 +55,9 @@ pub(crate) enum MountKind {
         /// The host's mount, shown where this one is not ours to make: it would belong to a namespace of the host
         /// while we are root of a user namespace only.
         instead: Option<&'static str>,
+        /// Begins with what it covers.
+        copy_up: bool,
     },
-}
-
-/// Mount attributes to set and to clear (MOUNT_ATTR_*).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Change {
-    pub(crate) set: u64,
-    pub(crate) clear: u64,
-}
-
-impl Change {
-    fn set(&mut self, attribute: u64) {
-        // Access-time modes are values of one field: setting one clears the others.
-        if attribute & kernel::ATTR_ATIME != 0 {
-            self.clear_atime();
-        }
-        self.set |= attribute;
-        if attribute & kernel::ATTR_ATIME == 0 {
-            self.clear &= !attribute;
-        }
-    }
-
-    fn clear(&mut self, attribute: u64) {
-        self.clear |= attribute;
-        self.set &= !attribute;
-    }
-
-    fn clear_atime(&mut self) {
-        self.clear |= kernel::ATTR_ATIME;
-        self.set &= !kernel::ATTR_ATIME;
-    }
-
-    pub(crate) fn is_empty(self) -> bool {
-        self == Change::default()
-    }
 }
 
 impl std::fmt::Display for MountPlan {
@@ -92,6 +65,7 @@ impl std::fmt::Display for MountPlan {
         let destination = &self.destination;
         match &self.kind {
             MountKind::Bind { source, .. } => write!(f, "mount {source:?} on {destination:?}"),
+            MountKind::Remount { .. } => write!(f, "remount {destination:?}"),
             MountKind::Cgroup => write!(f, "mount cgroup2 on {destination:?}"),
             MountKind::Filesystem { kind, .. } => write!(f, "mount {kind} on {destination:?}"),
         }
@@ -137,100 +111,75 @@ pub(super) fn device_directory_is_ours(mounts: &[MountPlan]) -> bool {
         .is_some_and(|mount| matches!(mount.kind, MountKind::Bind { .. }))
 }
 
-/// Every option that is not handed to the filesystem, for `features`.
-#[rustfmt::skip]
-pub(crate) const MOUNT_OPTIONS: &[&str] = &[
-    "async", "atime", "bind", "defaults", "dev", "diratime", "exec", "idmap", "loud", "noatime", "nodev",
-    "nodiratime", "noexec", "nomand", "norelatime", "nostrictatime", "nosuid", "nosymfollow",
-    "private", "ratime", "rbind", "rdev", "rdiratime", "relatime", "rexec", "ridmap", "rnoatime",
-    "rnodev", "rnodiratime", "rnoexec", "rnorelatime", "rnostrictatime", "rnosuid",
-    "rnosymfollow", "ro", "rprivate", "rrelatime", "rro", "rrw", "rshared", "rslave",
-    "rstrictatime", "rsuid", "rsymfollow", "runbindable", "rw", "shared", "slave",
-    "strictatime", "suid", "symfollow", "unbindable",
-];
-
-/// An option as we sort it.
-enum Meaning {
-    Bind { recursive: bool },
-    Set(u64),
-    Clear(u64),
-    SetAll(u64),
-    ClearAll(u64),
-    Propagation(u64, bool),
-    IdMapped { recursive: bool },
-    Nothing,
-    Refused,
-    Data,
+/// The options of one mount, sorted.
+#[derive(Default)]
+struct Sorted {
+    change: Change,
+    recursive: Change,
+    propagation: Option<(u64, bool)>,
+    /// Whether it is recursive.
+    bind: Option<bool>,
+    /// The same.
+    idmap: Option<bool>,
+    remount: bool,
+    copy_up: bool,
+    superblock: Vec<String>,
+    data: Vec<(String, Option<String>)>,
 }
 
-#[rustfmt::skip]
-fn meaning(option: &str) -> Meaning {
-    use Meaning::{Bind, Clear, ClearAll, Data, IdMapped, Nothing, Propagation, Refused, Set, SetAll};
-    match option {
-        "bind" => Bind { recursive: false },
-        "rbind" => Bind { recursive: true },
-        "defaults" | "" | "async" | "nomand" | "loud" => Nothing,
-        "ro" => Set(kernel::ATTR_RDONLY), "rw" => Clear(kernel::ATTR_RDONLY),
-        "nosuid" => Set(kernel::ATTR_NOSUID), "suid" => Clear(kernel::ATTR_NOSUID),
-        "nodev" => Set(kernel::ATTR_NODEV), "dev" => Clear(kernel::ATTR_NODEV),
-        "noexec" => Set(kernel::ATTR_NOEXEC), "exec" => Clear(kernel::ATTR_NOEXEC),
-        "nosymfollow" => Set(kernel::ATTR_NOSYMFOLLOW), "symfollow" => Clear(kernel::ATTR_NOSYMFOLLOW),
-        "noatime" => Set(kernel::ATTR_NOATIME), "strictatime" => Set(kernel::ATTR_STRICTATIME),
-        "atime" | "norelatime" | "nostrictatime" | "relatime" => Clear(kernel::ATTR_ATIME),
-        "nodiratime" => Set(kernel::ATTR_NODIRATIME), "diratime" => Clear(kernel::ATTR_NODIRATIME),
-        "rro" => SetAll(kernel::ATTR_RDONLY), "rrw" => ClearAll(kernel::ATTR_RDONLY),
-        "rnosuid" => SetAll(kernel::ATTR_NOSUID), "rsuid" => ClearAll(kernel::ATTR_NOSUID),
-        "rnodev" => SetAll(kernel::ATTR_NODEV), "rdev" => ClearAll(kernel::ATTR_NODEV),
-        "rnoexec" => SetAll(kernel::ATTR_NOEXEC), "rexec" => ClearAll(kernel::ATTR_NOEXEC),
-        "rnosymfollow" => SetAll(kernel::ATTR_NOSYMFOLLOW),
-        "rsymfollow" => ClearAll(kernel::ATTR_NOSYMFOLLOW),
-        "rnoatime" => SetAll(kernel::ATTR_NOATIME), "rstrictatime" => SetAll(kernel::ATTR_STRICTATIME),
-        "ratime" | "rrelatime" | "rnorelatime" | "rnostrictatime" => ClearAll(kernel::ATTR_ATIME),
-        "rnodiratime" => SetAll(kernel::ATTR_NODIRATIME), "rdiratime" => ClearAll(kernel::ATTR_NODIRATIME),
-        "private" => Propagation(libc::MS_PRIVATE, false),
-        "rprivate" => Propagation(libc::MS_PRIVATE, true),
-        "slave" => Propagation(libc::MS_SLAVE, false),
-        "rslave" => Propagation(libc::MS_SLAVE, true),
-        "shared" => Propagation(libc::MS_SHARED, false),
-        "rshared" => Propagation(libc::MS_SHARED, true),
-        "unbindable" => Propagation(libc::MS_UNBINDABLE, false),
-        "runbindable" => Propagation(libc::MS_UNBINDABLE, true),
-        "idmap" => IdMapped { recursive: false },
-        "ridmap" => IdMapped { recursive: true },
-        "tmpcopyup" | "remount" | "mand" => Refused,
-        _ => Data,
+impl Sorted {
+    fn of(options: &[String]) -> Sorted {
+        let mut sorted = Sorted::default();
+        for option in options {
+            match meaning(option) {
+                Meaning::Bind { recursive } => sorted.bind = Some(recursive),
+                Meaning::Nothing => {}
+                Meaning::Set(attribute) => sorted.change.set(attribute),
+                Meaning::Clear(kernel::ATTR_ATIME) => sorted.change.clear_atime(),
+                Meaning::Clear(attribute) => sorted.change.clear(attribute),
+                Meaning::SetAll(attribute) => sorted.recursive.set(attribute),
+                Meaning::ClearAll(kernel::ATTR_ATIME) => sorted.recursive.clear_atime(),
+                Meaning::ClearAll(attribute) => sorted.recursive.clear(attribute),
+                Meaning::Propagation(flag, all) => sorted.propagation = Some((flag, all)),
+                Meaning::IdMapped { recursive } => sorted.idmap = Some(recursive),
+                Meaning::Remount => sorted.remount = true,
+                Meaning::CopyUp => sorted.copy_up = true,
+                Meaning::Superblock => sorted.superblock.push(option.clone()),
+                Meaning::Data => sorted.data.push(match option.split_once('=') {
+                    Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+                    None => (option.clone(), None),
+                }),
+            }
+        }
+        sorted
+    }
+
+    /// What the filesystem is told.
+    fn filesystem_options(&mut self, kind: &str) -> Vec<(String, Option<String>)> {
+        let mut options: Vec<_> = self.superblock.drain(..).map(|flag| (flag, None)).collect();
+        if self.change.set & kernel::ATTR_RDONLY != 0 && !LIGHT.contains(&kind) {
+            options.push(("ro".into(), None));
+        }
+        options.append(&mut self.data);
+        options
     }
 }
+
+/// Filesystems without anything that a writable superblock would write to behind a read-only mount.
+const LIGHT: [&str; 8] =
+    ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2", "overlay", "ramfs"];
 
 fn plan_one(index: usize, mount: &Mount, bundle: &Path) -> Result<MountPlan, ConfigError> {
-    let (mut change, mut recursive) = (Change::default(), Change::default());
-    let (mut bind, mut propagation, mut data) = (None, None, Vec::new());
-    let mut mapped = None;
-    for (nth, option) in mount.options().iter().flatten().enumerate() {
-        match meaning(option) {
-            Meaning::Bind { recursive } => bind = Some(recursive),
-            Meaning::Nothing => {}
-            Meaning::Set(attribute) => change.set(attribute),
-            Meaning::Clear(kernel::ATTR_ATIME) => change.clear_atime(),
-            Meaning::Clear(attribute) => change.clear(attribute),
-            Meaning::SetAll(attribute) => recursive.set(attribute),
-            Meaning::ClearAll(kernel::ATTR_ATIME) => recursive.clear_atime(),
-            Meaning::ClearAll(attribute) => recursive.clear(attribute),
-            Meaning::Propagation(flag, all) => propagation = Some((flag, all)),
-            Meaning::IdMapped { recursive } => mapped = Some(recursive),
-            Meaning::Refused => {
-                return Err(ConfigError::unsupported(format!("mounts[{index}].options[{nth}]")));
-            }
-            Meaning::Data => data.push(match option.split_once('=') {
-                Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
-                None => (option.clone(), None),
-            }),
-        }
-    }
-    let kind = kind(index, mount, bundle, bind, data)?;
+    let mut sorted = Sorted::of(mount.options().as_deref().unwrap_or_default());
+    let kind = kind(index, mount, bundle, &mut sorted)?;
+    let change = match kind {
+        MountKind::Remount { .. } => sorted.change.absolute(),
+        _ => sorted.change,
+    };
     // Relative destinations are taken as being below the root (deprecated, but users have them).
     let destination = Path::new("/").join(mount.destination());
-    let idmap = idmap(index, mount, mapped, &kind)?;
+    let idmap = idmap(index, mount, sorted.idmap, &kind)?;
+    let (recursive, propagation) = (sorted.recursive, sorted.propagation);
     Ok(MountPlan { index, destination, kind, change, recursive, propagation, idmap })
 }
 
@@ -259,32 +208,42 @@ fn kind(
     index: usize,
     mount: &Mount,
     bundle: &Path,
-    bind: Option<bool>,
-    options: Vec<(String, Option<String>)>,
+    sorted: &mut Sorted,
 ) -> Result<MountKind, ConfigError> {
     let name = mount.typ().as_deref().unwrap_or_default();
-    let bind = bind.or((name == "bind").then_some(false));
+    let bind = sorted.bind.or((name == "bind").then_some(false));
+    let field = |name: &str| format!("mounts[{index}].{name}");
+    if sorted.copy_up && (name != "tmpfs" || bind.is_some() || sorted.remount) {
+        return Err(ConfigError::field(field("options"), "tmpcopyup is for a tmpfs only"));
+    }
     if let Some(recursive) = bind {
-        if let Some((key, _)) = options.first() {
-            let field = format!("mounts[{index}].options");
-            return Err(ConfigError::field(
-                field,
-                format!("{key:?} means nothing to a bind mount"),
-            ));
+        if let Some((key, _)) = sorted.data.first() {
+            let why = format!("{key:?} means nothing to a bind mount");
+            return Err(ConfigError::field(field("options"), why));
         }
-        let field = format!("mounts[{index}].source");
+        if sorted.remount {
+            return Ok(MountKind::Remount { options: Vec::new() });
+        }
         let source = mount.source().as_ref().filter(|path| !path.as_os_str().is_empty());
-        let source =
-            source.ok_or_else(|| ConfigError::field(field, "required for a bind mount"))?;
+        let why = "required for a bind mount";
+        let source = source.ok_or_else(|| ConfigError::field(field("source"), why))?;
         return Ok(MountKind::Bind { source: bundle.join(source), recursive });
     }
+    if sorted.remount {
+        let mut options = sorted.filesystem_options(name);
+        options.retain(|(key, _)| key != "ro");
+        let read_only = sorted.change.set & kernel::ATTR_RDONLY != 0;
+        options.push((if read_only { "ro" } else { "rw" }.into(), None));
+        return Ok(MountKind::Remount { options });
+    }
     match name {
-        "" | "none" => Err(ConfigError::field(format!("mounts[{index}].type"), "required")),
+        "" | "none" => Err(ConfigError::field(field("type"), "required")),
         "cgroup" | "cgroup2" => Ok(MountKind::Cgroup),
         _ => {
             let source = mount.source().as_ref().map(|path| path.to_string_lossy().into_owned());
-            let kind = name.to_owned();
-            Ok(MountKind::Filesystem { kind, source, options, instead: None })
+            let (kind, copy_up) = (name.to_owned(), sorted.copy_up);
+            let options = sorted.filesystem_options(name);
+            Ok(MountKind::Filesystem { kind, source, options, instead: None, copy_up })
         }
     }
 }
@@ -315,15 +274,6 @@ mod tests {
     }
 
     #[test]
-    fn the_listed_options_are_those_that_are_sorted() {
-        for option in MOUNT_OPTIONS {
-            let known = !matches!(meaning(option), Meaning::Data | Meaning::Refused);
-            assert!(known, "{option}");
-        }
-        assert!(MOUNT_OPTIONS.is_sorted());
-    }
-
-    #[test]
     fn the_last_of_two_opposites_wins() {
         let plan = of(json!({
             "destination": "data", "type": "bind", "source": "vol",
@@ -338,11 +288,35 @@ mod tests {
     }
 
     #[test]
+    fn a_remount_says_everything_anew() {
+        let plan =
+            of(json!({"destination": "/x", "options": ["bind", "remount", "nosuid"]})).unwrap();
+        assert_eq!(plan.kind, MountKind::Remount { options: Vec::new() });
+        assert_eq!(plan.change.set, kernel::ATTR_NOSUID);
+        assert_ne!(plan.change.clear & kernel::ATTR_RDONLY, 0);
+        let plan =
+            of(json!({"destination": "/x", "options": ["remount", "ro", "size=1k"]})).unwrap();
+        let options = vec![("size".into(), Some("1k".into())), ("ro".into(), None)];
+        assert_eq!(plan.kind, MountKind::Remount { options });
+    }
+
+    #[test]
+    fn a_disk_that_is_mounted_read_only_is_not_written_to() {
+        let options = |kind: &str| {
+            let mount = json!({"destination": "/x", "type": kind, "options": ["ro", "sync"]});
+            let MountKind::Filesystem { options, .. } = of(mount).unwrap().kind else { panic!() };
+            options.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!(options("ext4"), ["sync", "ro"]);
+        assert_eq!(options("tmpfs"), ["sync"]);
+    }
+
+    #[test]
     fn what_we_cannot_do_is_named() {
         let error = of(json!({
-            "destination": "/tmp", "type": "tmpfs", "options": ["ro", "tmpcopyup"],
+            "destination": "/tmp", "type": "sysfs", "options": ["ro", "tmpcopyup"],
         }));
-        assert!(error.unwrap_err().to_string().starts_with("mounts[3].options[1]: "));
+        assert!(error.unwrap_err().to_string().starts_with("mounts[3].options: tmpcopyup"));
         let error = of(json!({"destination": "/x", "source": "/y", "options": ["bind", "Z"]}));
         assert!(error.unwrap_err().to_string().starts_with("mounts[3].options: \"Z\" means"));
         let error = of(json!({"destination": "/x", "options": ["bind"]}));

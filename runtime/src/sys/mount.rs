@@ -15,6 +15,9 @@ const FSMOUNT_CLOEXEC: libc::c_uint = 1;
 const FSCONFIG_SET_FLAG: libc::c_uint = 0;
 const FSCONFIG_SET_STRING: libc::c_uint = 1;
 const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+const FSCONFIG_CMD_RECONFIGURE: libc::c_uint = 7;
+const FSPICK_CLOEXEC: libc::c_uint = 0x1;
+const FSPICK_EMPTY_PATH: libc::c_uint = 0x8;
 
 pub(crate) const ATTR_RDONLY: u64 = 0x1;
 pub(crate) const ATTR_NOSUID: u64 = 0x2;
@@ -49,6 +52,25 @@ pub(crate) fn map_ids(
     let userns_fd = users.as_raw_fd() as u64;
     let attr = MountAttr { set: ATTR_IDMAP, userns_fd, ..MountAttr::default() };
     mount_setattr(mount, &attr, recursive)
+}
+
+/// Attributes as mount(2) takes them.
+pub(crate) fn mount_flags(attributes: u64) -> nix::mount::MsFlags {
+    use nix::mount::MsFlags;
+    // Not in nix: MS_NOSYMFOLLOW (linux/mount.h).
+    let no_links = MsFlags::from_bits_retain(0x100);
+    let flags = [
+        (ATTR_RDONLY, MsFlags::MS_RDONLY),
+        (ATTR_NOSUID, MsFlags::MS_NOSUID),
+        (ATTR_NODEV, MsFlags::MS_NODEV),
+        (ATTR_NOEXEC, MsFlags::MS_NOEXEC),
+        (ATTR_NOATIME, MsFlags::MS_NOATIME),
+        (ATTR_STRICTATIME, MsFlags::MS_STRICTATIME),
+        (ATTR_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (ATTR_NOSYMFOLLOW, no_links),
+    ];
+    let set = flags.into_iter().filter(|(attribute, _)| attributes & attribute != 0);
+    set.fold(MsFlags::empty(), |all, (_, flag)| all | flag)
 }
 
 fn check(result: libc::c_long) -> io::Result<libc::c_int> {
@@ -140,6 +162,20 @@ impl Filesystem {
         // - pointers: `kind` is a NUL-terminated string that outlives the call, read only.
         let fd = unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) };
         Ok(Filesystem { context: check_fd(fd)? })
+    }
+
+    /// The filesystem of the mount whose root `mount` is, to be given other options.
+    pub(crate) fn of(mount: BorrowedFd<'_>) -> io::Result<Filesystem> {
+        let flags = FSPICK_CLOEXEC | FSPICK_EMPTY_PATH;
+        // SAFETY:
+        // - pointers: the path is a static empty string, read only.
+        let fd = unsafe { libc::syscall(libc::SYS_fspick, mount.as_raw_fd(), c"".as_ptr(), flags) };
+        Ok(Filesystem { context: check_fd(fd)? })
+    }
+
+    /// Makes the options that have been set hold.
+    pub(crate) fn reconfigure(&self) -> io::Result<()> {
+        self.configure(FSCONFIG_CMD_RECONFIGURE, None, None)
     }
 
     /// Sets `key`, to `value` if there is one (at most 255 bytes: a rule of the kernel).
