@@ -12,6 +12,7 @@ use nix::poll::PollFlags;
 use nix::sys::termios::{self, SetArg, Termios};
 
 use super::{CliError, message};
+use crate::plan::ProcessPlan;
 use crate::sys::{fdpass, process as sys, tty};
 
 /// What is to be done with a terminal.
@@ -21,7 +22,7 @@ pub(super) enum Console {
     None,
     Socket(PathBuf),
     /// Kept here as soon as it is there.
-    Own(Option<OwnedFd>),
+    Own(Option<Proxy>),
 }
 
 impl Console {
@@ -44,6 +45,15 @@ impl Console {
         }
     }
 
+    /// Gives the new terminal the size of ours from its beginning: a program may look at once.
+    pub(super) fn fit(&self, process: &mut ProcessPlan) {
+        if let Console::Own(_) = self
+            && let Some(size) = (0..3).find_map(|fd| tty::size(sys::borrow(fd)).ok())
+        {
+            process.terminal = Some(size);
+        }
+    }
+
     /// Takes the master that the new process has sent.
     pub(super) fn take(&mut self, master: Option<OwnedFd>) -> Result<(), CliError> {
         let Some(master) = master else {
@@ -53,7 +63,7 @@ impl Console {
             Console::None => message("the new process sent a terminal that nobody asked for"),
             Console::Socket(path) => hand_over(&master, path),
             Console::Own(slot) => {
-                *slot = Some(master);
+                *slot = Some(Proxy::new(master).map_err(CliError::io("set up the terminal"))?);
                 Ok(())
             }
         }
@@ -86,7 +96,6 @@ impl Proxy {
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let own = (0..3).find_map(|fd| Some((fd, termios::tcgetattr(sys::borrow(fd)).ok()?)));
         let proxy = Proxy { master, own, input_open: true, pending: VecDeque::new() };
-        proxy.resize();
         if let Some((fd, before)) = &proxy.own {
             let mut raw = before.clone();
             termios::cfmakeraw(&mut raw);

@@ -134,6 +134,7 @@ fn make(
     plan.steps.push(plan::Step::LookForProgram);
     let terminal = plan.process.terminal.is_some();
     let mut console = Console::choose(terminal, detached, args.console_socket.clone())?;
+    console.fit(&mut plan.process);
     if context.cgroups != CgroupManager::Cgroupfs {
         return message("cgroup manager: only cgroupfs is supported yet");
     }

@@ -135,6 +135,7 @@ fn exec(context: &Context, args: &ExecArgs) -> Result<u8, CliError> {
     args.preserved.give(&mut plan);
     let terminal = plan.terminal.is_some();
     let mut console = Console::choose(terminal, args.detach, args.console_socket.clone())?;
+    console.fit(&mut plan);
     let cgroup = cgroup(&saved, args)?;
     let cgroup = File::open(&cgroup).map_err(CliError::io(format!("open cgroup {cgroup:?}")))?;
     let signals = foreground::signals()?;

@@ -25,9 +25,7 @@ pub(super) fn signals() -> Result<SignalFd, CliError> {
 /// Waits for the end of the process; returns its exit code.
 pub(super) fn wait(birth: &Birth, signals: &SignalFd, console: Console) -> Result<u8, CliError> {
     let mut proxy = match console {
-        Console::Own(Some(master)) => {
-            Some(Proxy::new(master).map_err(CliError::io("set up the terminal"))?)
-        }
+        Console::Own(proxy) => proxy,
         _ => None,
     };
     let mut copying = true;
