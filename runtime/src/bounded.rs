@@ -27,6 +27,26 @@ pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads a file of /proc or of a cgroup, mostly in one call: such files have no size to ask for.
+pub(crate) fn read_virtual(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut bytes = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        match file.read(&mut bytes[length..])? {
+            0 => break,
+            more => length += more,
+        }
+        // A short answer is the whole of it; a full page may have a next one.
+        if length < bytes.len() / 2 {
+            break;
+        }
+        bytes.resize(2 * bytes.len(), 0);
+    }
+    bytes.truncate(length);
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +71,17 @@ mod tests {
             assert_eq!(read(path, 10).unwrap_err().to_string(), "not a regular file", "{path:?}");
         }
         assert!(read(directory.path(), 10).is_err());
+    }
+
+    #[test]
+    fn virtual_files_are_read_whole() {
+        let status = read_virtual(Path::new("/proc/self/status")).unwrap();
+        assert!(status.starts_with("Name:") && status.contains("\nSeccomp:"), "{status}");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        for length in [0, 1, 2047, 2048, 4096, 4097, 50_000] {
+            std::fs::write(&path, "x".repeat(length)).unwrap();
+            assert_eq!(read_virtual(&path).unwrap().len(), length);
+        }
     }
 }

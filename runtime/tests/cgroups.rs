@@ -157,7 +157,7 @@ fn wrong_limits_are_named_and_leave_nothing() {
         let error = bundle.refused();
         assert!(error.contains(&format!("linux.resources.{field}: ")), "{error}");
     }
-    let left = cgroup::detect().unwrap().path("kobune-runtime").join(&bundle.id);
+    let left = cgroup::detect().unwrap().path(format!("kobune-runtime-{}", bundle.id));
     assert!(!Path::new(&left).exists());
 }
 

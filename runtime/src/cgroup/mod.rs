@@ -90,7 +90,7 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 fn read_words(path: &Path) -> Result<BTreeSet<String>, CgroupError> {
-    let text = fs::read_to_string(path).map_err(failed("read", path))?;
+    let text = crate::bounded::read_virtual(path).map_err(failed("read", path))?;
     Ok(text.split_whitespace().map(str::to_owned).collect())
 }
 

@@ -51,15 +51,18 @@ pub(super) fn enable(cgroup: &Path, wanted: &[&str]) -> Result<(), CgroupError> 
     for parent in cgroup.ancestors().skip(1) {
         let Some(available) = controllers_of(parent)? else { break };
         let complete = missing.iter().all(|name| available.contains(*name));
-        above.push(parent);
+        above.push((parent, available));
         if complete {
             break;
         }
     }
-    for parent in above.into_iter().rev() {
-        let available = controllers(parent)?;
-        let names = missing.iter().copied().filter(|name| available.contains(*name));
-        hand_down(parent, &names.collect::<Vec<_>>());
+    let mut above = above.into_iter().rev();
+    if let Some((topmost, available)) = above.next() {
+        hand_down(topmost, &missing, &available);
+    }
+    for (parent, _) in above {
+        // It may have got some just now.
+        hand_down(parent, &missing, &controllers(parent)?);
     }
     make_usable(cgroup);
     Ok(())
@@ -67,7 +70,9 @@ pub(super) fn enable(cgroup: &Path, wanted: &[&str]) -> Result<(), CgroupError> 
 
 /// A refusal is not ours to solve: a cgroup that others use may hold processes (EBUSY) or real-time tasks
 /// (EINVAL). What is missing below shows in `cgroup.controllers` there, and [`why_missing`] asks again.
-fn hand_down(parent: &Path, names: &[&str]) {
+fn hand_down(parent: &Path, missing: &[&str], available: &BTreeSet<String>) {
+    let names = missing.iter().filter(|name| available.contains(**name));
+    let names: Vec<&str> = names.copied().collect();
     if names.is_empty() {
         return;
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::log::Log;
-use super::{CliError, OWN_PARENT};
+use super::{CliError, OWN_PREFIX};
 use crate::cgroup;
 
 /// `linux.cgroupsPath`, or one of our own.
@@ -15,7 +15,7 @@ pub(super) fn place(spec: &Spec, id: &str) -> Result<PathBuf, CliError> {
     let wanted = linux.and_then(|linux| linux.cgroups_path().as_ref());
     match wanted.filter(|path| !path.as_os_str().is_empty()) {
         Some(path) => Ok(host.place(path)?),
-        None => Ok(host.path(Path::new(OWN_PARENT).join(id))),
+        None => Ok(host.path(format!("{OWN_PREFIX}{id}"))),
     }
 }
 

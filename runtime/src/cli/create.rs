@@ -145,11 +145,16 @@ fn make(
     let fresh = cgroup::claim(&cgroup)?;
     let noted = fault("note that the cgroup is ours")
         .and_then(|()| context.store.note_claimed_cgroup(&args.id));
-    let born =
-        noted.and_then(|()| begin(context, &spec, &plan, (&cgroup, fresh), bond, &mut console));
+    let born = noted.and_then(|()| begin(context, &spec, &plan, (&cgroup, fresh), bond));
     let done = born.and_then(|birth| {
+        // Written while the new process is at work, but seen only when it is ready: before, an exec would land
+        // on the host's root.
         let saved = saved(args, bundle, &spec, &birth, &cgroup);
-        context.store.save(&saved)?;
+        context.store.prepare(&saved)?;
+        fault("hear from the first process")?;
+        hear_ready(&birth.channel, &mut console)?;
+        fault("save the state")?;
+        context.store.publish(&saved.id)?;
         fault("write the pid file")?;
         write_pid(args.pid_file.as_deref(), saved.pid)?;
         Ok((saved, birth, console))
@@ -189,7 +194,6 @@ fn begin(
     plan: &plan::Plan,
     (cgroup, fresh): (&Path, bool),
     bond: Bond<'_>,
-    console: &mut Console,
 ) -> Result<Birth, CliError> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     fault("write the limits")?;
@@ -197,11 +201,7 @@ fn begin(
     let directory = File::open(cgroup).map_err(CliError::io(format!("open {cgroup:?}")))?;
     let streams = [0, 1, 2].map(sys::borrow);
     fault("begin the first process")?;
-    let birth = create::launch(plan, bond, Some(directory.as_fd()), streams)?;
-    fault("hear from the first process")?;
-    hear_ready(&birth.channel, console)?;
-    fault("save the state")?;
-    Ok(birth)
+    Ok(create::launch(plan, bond, Some(directory.as_fd()), streams)?)
 }
 
 pub(super) fn fault(point: &str) -> Result<(), CliError> {
@@ -282,17 +282,23 @@ fn run(context: &Context, args: &CreateArgs, detach: bool, keep: bool) -> Result
     }
     let lock = context.store.reserve(&args.id)?;
     let ran = foreground::signals().and_then(|signals| {
-        let (_, birth, console) = make(context, args, Bond::Independent, false)?;
+        let (saved, birth, console) = make(context, args, Bond::Independent, false)?;
         fault("let the program be executed")?;
         birth.channel.go().map_err(CliError::io("start the container"))?;
         hear_executed(&birth.channel, &mut Console::None)?;
         fault("wait for the first process")?;
-        drop(lock);
-        foreground::wait(&birth, &signals, console)
+        let lock = lock.release()?;
+        Ok((foreground::wait(&birth, &signals, console)?, saved, lock))
     });
-    if keep && ran.is_ok() {
-        return ran;
+    match ran {
+        Ok((code, ..)) if keep => Ok(code),
+        Ok((code, saved, lock)) => {
+            manage::forget(context, &saved, lock)?;
+            Ok(code)
+        }
+        Err(error) => {
+            let _ = manage::delete(context, &args.id, true);
+            Err(error)
+        }
     }
-    let deleted = manage::delete(context, &args.id, true);
-    ran.and_then(|code| deleted.map(|()| code))
 }

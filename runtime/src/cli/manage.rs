@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::create::fault;
 use super::flags::{Command, Flag, ID};
-use super::state::{Noted, Saved, Status, Store};
-use super::{CliError, Context, OWN_PARENT, message, say};
+use super::state::{Noted, Released, Saved, Status, Store};
+use super::{CliError, Context, message, say};
 use crate::sys::pidfd;
 use crate::{cgroup, oci};
 
@@ -144,18 +144,21 @@ pub(super) fn delete(context: &Context, id: &str, force: bool) -> Result<(), Cli
     store.remove(id)
 }
 
+/// [`delete`] for a container whose end we have just seen, unless somebody else was faster.
+pub(super) fn forget(context: &Context, saved: &Saved, lock: Released) -> Result<(), CliError> {
+    let Some(_lock) = lock.again()? else { return Ok(()) };
+    remove_cgroup(&saved.cgroup)?;
+    fault("remove the state")?;
+    context.store.remove(&saved.id)
+}
+
 fn remove_cgroup(cgroup: &std::path::Path) -> Result<(), CliError> {
     // The tree's top has no such file, nor has any directory elsewhere: those are not ours to empty.
     if !cgroup.join("cgroup.events").exists() && cgroup.exists() {
         return Err(cgroup::CgroupError::NotCgroup { path: cgroup.to_owned() }.into());
     }
     fault("remove the cgroup")?;
-    cgroup::kill_pod(cgroup)?;
-    if let Some(parent) = cgroup.parent().filter(|parent| parent.ends_with(OWN_PARENT)) {
-        // Ours, and empty with the last container; the kernel knows.
-        let _ = std::fs::remove_dir(parent);
-    }
-    Ok(())
+    Ok(cgroup::kill_pod(cgroup)?)
 }
 
 #[cfg(test)]

@@ -27,8 +27,9 @@ use error::{CliError, message};
 use flags::{Command, Flag, Given, Misuse, Parsed};
 use log::{Format, Log};
 
-/// The cgroup above those of containers whose config.json names none.
-const OWN_PARENT: &str = "kobune-runtime";
+/// Before the id, the name of a cgroup at the tree's top for containers whose config.json names none. A directory above
+/// them all would have to be made, given controllers and removed with the only container of many hosts.
+const OWN_PREFIX: &str = "kobune-runtime-";
 
 /// Where the state of containers is, unless `--root` says.
 const ROOT: &str = "/run/kobune-runtime";

@@ -23,6 +23,12 @@ use super::{CliError, message};
 use crate::sys::pidfd;
 use crate::{bounded, create, fault};
 
+// The names in a container's directory.
+const STATE: &str = "state.json";
+const NEW_STATE: &str = "state.new";
+const WANTED: &str = "cgroup.wanted";
+const CLAIMED: &str = "cgroup";
+
 /// The largest state.json in bytes.
 const MAX_STATE: u64 = 1 << 20;
 
@@ -76,7 +82,33 @@ pub(super) enum Noted {
 /// While it lives, no other command changes the container.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _directory: Flock<File>,
+    directory: Flock<File>,
+}
+
+/// A lock to be taken again, of this very container: another one may get the name meanwhile.
+#[derive(Debug)]
+pub(super) struct Released {
+    directory: File,
+}
+
+impl Lock {
+    pub(super) fn release(self) -> Result<Released, CliError> {
+        match self.directory.unlock() {
+            Ok(directory) => Ok(Released { directory }),
+            Err((_, errno)) => Err(CliError::io("unlock the container")(errno.into())),
+        }
+    }
+}
+
+impl Released {
+    /// `None` when somebody has deleted the container.
+    pub(super) fn again(self) -> Result<Option<Lock>, CliError> {
+        let failed = || CliError::io("lock the container");
+        let directory = Flock::lock(self.directory, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| failed()(errno.into()))?;
+        let there = directory.metadata().map_err(failed())?.nlink() > 0;
+        Ok(there.then_some(Lock { directory }))
+    }
 }
 
 #[derive(Debug)]
@@ -113,7 +145,7 @@ impl Store {
         }
         match made {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let hint = match directory.join("state.json").exists() {
+                let hint = match directory.join(STATE).exists() {
                     true => "",
                     // Or another command is just making it.
                     false => " (incomplete; `delete --force` removes what was interrupted)",
@@ -151,13 +183,13 @@ impl Store {
         // The one before us may have deleted it.
         match directory.metadata().map_err(failed())?.nlink() {
             0 => Err(absent(id)),
-            _ => Ok(Some(Lock { _directory: directory })),
+            _ => Ok(Some(Lock { directory })),
         }
     }
 
     /// Notes the cgroup that is about to be made.
     pub(super) fn note_wanted_cgroup(&self, id: &str, cgroup: &Path) -> Result<(), CliError> {
-        let link = self.directory(id).join("cgroup.wanted");
+        let link = self.directory(id).join(WANTED);
         fault::point("note the cgroup")
             .and_then(|()| std::os::unix::fs::symlink(cgroup, &link))
             .map_err(CliError::io(format!("make {link:?}")))
@@ -165,9 +197,9 @@ impl Store {
 
     /// Notes that it is ours, and so is what lives in it.
     pub(super) fn note_claimed_cgroup(&self, id: &str) -> Result<(), CliError> {
-        let link = self.directory(id).join("cgroup");
-        fs::rename(link.with_extension("wanted"), &link)
-            .map_err(CliError::io(format!("make {link:?}")))
+        let directory = self.directory(id);
+        let link = directory.join(CLAIMED);
+        fs::rename(directory.join(WANTED), &link).map_err(CliError::io(format!("make {link:?}")))
     }
 
     /// The cgroup of a container, even of one whose creation was interrupted.
@@ -176,26 +208,31 @@ impl Store {
         let read = |name: &str| fs::read_link(directory.join(name)).ok().filter(|p| is_plain(p));
         if check_id(id).is_err() {
             Noted::Nothing
-        } else if let Some(cgroup) = read("cgroup") {
+        } else if let Some(cgroup) = read(CLAIMED) {
             Noted::Claimed(cgroup)
         } else {
-            read("cgroup.wanted").map_or(Noted::Nothing, Noted::Wanted)
+            read(WANTED).map_or(Noted::Nothing, Noted::Wanted)
         }
     }
 
-    pub(super) fn save(&self, saved: &Saved) -> Result<(), CliError> {
-        let path = self.directory(&saved.id).join("state.json");
-        let new = path.with_extension("new");
+    /// Writes the state where nobody looks for it yet.
+    pub(super) fn prepare(&self, saved: &Saved) -> Result<(), CliError> {
+        let path = self.directory(&saved.id).join(NEW_STATE);
         let text = serde_json::to_vec(saved).unwrap_or_default();
-        fs::write(&new, text)
-            .and_then(|()| fault::point("rename the state"))
-            .and_then(|()| fs::rename(&new, &path))
-            .map_err(CliError::io(format!("write {path:?}")))
+        fs::write(&path, text).map_err(CliError::io(format!("write {path:?}")))
+    }
+
+    /// From now on the container exists, with the state that was prepared.
+    pub(super) fn publish(&self, id: &str) -> Result<(), CliError> {
+        let directory = self.directory(id);
+        fault::point("rename the state")
+            .and_then(|()| fs::rename(directory.join(NEW_STATE), directory.join(STATE)))
+            .map_err(CliError::io(format!("write {:?}", directory.join(STATE))))
     }
 
     pub(super) fn load(&self, id: &str) -> Result<Saved, CliError> {
         check_id(id).map_err(|_| absent(id))?;
-        let path = self.directory(id).join("state.json");
+        let path = self.directory(id).join(STATE);
         let text = match bounded::read(&path, MAX_STATE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(absent(id)),
             other => other.map_err(CliError::io(format!("read {path:?}")))?,
@@ -221,9 +258,20 @@ impl Store {
             // Nothing of that name was ever made, and the path could be anybody's.
             return Ok(());
         }
-        match fs::remove_dir_all(self.directory(id)) {
+        let directory = self.directory(id);
+        // Mostly these are all; listing the directory would cost more than removing it.
+        for name in [STATE, CLAIMED] {
+            let _ = fs::remove_file(directory.join(name));
+        }
+        let removed = match fs::remove_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                fs::remove_dir_all(&directory)
+            }
+            other => other,
+        };
+        match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(CliError::io(format!("remove {:?}", self.directory(id)))(error))
+                Err(CliError::io(format!("remove {directory:?}"))(error))
             }
             _ => Ok(()),
         }
@@ -278,8 +326,8 @@ impl Saved {
 
 /// When a process was started; `None` for one that is gone or only waits to be reaped.
 pub(super) fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
-    parse_stat(&stat)
+    let path = format!("/proc/{pid}/stat");
+    parse_stat(&bounded::read_virtual(Path::new(&path)).ok()?)
 }
 
 fn parse_stat(stat: &str) -> Option<u64> {
@@ -295,8 +343,12 @@ fn parse_stat(stat: &str) -> Option<u64> {
 /// A name that becomes part of a path must not be one.
 fn check_id(id: &str) -> Result<(), CliError> {
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
-    // 255: what a file name may have.
-    if (1..=255).contains(&id.len()) && id.bytes().all(fine) && id != "." && id != ".." {
+    // 255: what a file name may have; that of the cgroup begins with our name.
+    if (1..=255 - super::OWN_PREFIX.len()).contains(&id.len())
+        && id.bytes().all(fine)
+        && id != "."
+        && id != ".."
+    {
         return Ok(());
     }
     message(format!("invalid container id format: {id:?} (letters, digits and _+-. are allowed)"))
@@ -385,5 +437,19 @@ mod tests {
         });
         assert!(waiter.unwrap_err().to_string().contains("does not exist"));
         assert!(store.lock("x").is_err());
+    }
+
+    #[test]
+    fn a_released_lock_is_of_that_container_only() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path().to_owned());
+        let released = store.reserve("x").unwrap().release().unwrap();
+        assert!(!store.is_busy("x").unwrap());
+        let lock = released.again().unwrap().unwrap();
+        assert!(store.is_busy("x").unwrap());
+        let released = lock.release().unwrap();
+        store.remove("x").unwrap();
+        let _other = store.reserve("x").unwrap();
+        assert!(released.again().unwrap().is_none());
     }
 }

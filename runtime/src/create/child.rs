@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
+use super::inside::LastParent;
 use super::message::{Failure, Message};
 use super::preserved::FIRST;
 use super::sources::Place;
@@ -264,7 +265,7 @@ fn build(
     process::set_oom_score(&plan.process).map_err(named("set oom_score_adj"))?;
     fault("join namespaces")?;
     join(plan)?;
-    let mut builder = Builder { plan, root: None, sources };
+    let mut builder = Builder { plan, root: None, sources, parents: LastParent::default() };
     for step in &plan.steps {
         fault::point(step).map_err(named(step.to_string()))?;
         let done = match step {
@@ -289,12 +290,12 @@ struct Builder<'a> {
     root: Option<OwnedFd>,
     /// What the parent has opened and is not attached yet.
     sources: Vec<(Place, OwnedFd)>,
+    parents: LastParent,
 }
 
 impl Builder<'_> {
     fn root(&self) -> io::Result<BorrowedFd<'_>> {
-        let missing = || io::Error::other("no root is mounted yet");
-        self.root.as_ref().map(AsFd::as_fd).ok_or_else(missing)
+        of(&self.root)
     }
 
     fn source(&mut self, place: Place) -> Option<OwnedFd> {
@@ -309,6 +310,9 @@ impl Builder<'_> {
     }
 
     fn perform(&mut self, step: &Step) -> Done {
+        if !matches!(step, Step::Device(_) | Step::Symlink { .. }) {
+            self.parents.forget();
+        }
         match step {
             Step::UnshareCgroup => Ok(unshare(CloneFlags::CLONE_NEWCGROUP)?),
             Step::Loopback => crate::sys::net::loopback_up(),
@@ -330,8 +334,10 @@ impl Builder<'_> {
                 }
                 Ok(())
             }
-            Step::Device(device) => nodes::device(self.root()?, device),
-            Step::Symlink { path, target } => nodes::symlink(self.root()?, path, target),
+            Step::Device(device) => nodes::device(of(&self.root)?, &mut self.parents, device),
+            Step::Symlink { path, target } => {
+                nodes::symlink(of(&self.root)?, &mut self.parents, path, target)
+            }
             Step::MakeDirectory(path) => inside::make_directory(self.root()?, path).map(drop),
             Step::Pivot => root::pivot(self.root()?),
             Step::RootPropagation(flags) => root::set_propagation("/", *flags),
@@ -350,6 +356,11 @@ impl Builder<'_> {
             .iter()
             .any(|step| matches!(step, Step::Propagation(flags) if flags & libc::MS_SHARED != 0))
     }
+}
+
+fn of(root: &Option<OwnedFd>) -> io::Result<BorrowedFd<'_>> {
+    let missing = || io::Error::other("no root is mounted yet");
+    root.as_ref().map(AsFd::as_fd).ok_or_else(missing)
 }
 
 /// Through the host's /proc, which no rootfs can have touched; the kernel takes the writer's namespaces.

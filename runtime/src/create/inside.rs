@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -12,6 +12,8 @@ use nix::sys::stat::{Mode, mkdirat};
 
 /// Symlinks to nothing that are followed while making a path: the kernel's own bound for lookups.
 const MAX_LINKS: usize = 40;
+
+const DIRECTORY_MODE: Mode = Mode::from_bits_truncate(0o755);
 
 /// How often a lookup is repeated that a concurrent rename disturbed.
 const MAX_RETRIES: usize = 128;
@@ -53,6 +55,13 @@ pub(super) fn make_directory(root: BorrowedFd<'_>, path: &Path) -> io::Result<Ow
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         other => return other,
     }
+    // Mostly the last name alone is missing.
+    if let (Some(above), Some(name)) = (path.parent(), path.file_name())
+        && let Ok(parent) = open(root, above, wanted)
+        && mkdirat(&parent, name, DIRECTORY_MODE).is_ok()
+    {
+        return open(root, path, wanted);
+    }
     let mut names = components(path);
     names.reverse();
     let mut done = PathBuf::from("/");
@@ -68,7 +77,7 @@ pub(super) fn make_directory(root: BorrowedFd<'_>, path: &Path) -> io::Result<Ow
             Err(_) => {}
         }
         let parent = open(root, &done, wanted)?;
-        match mkdirat(&parent, name.as_os_str(), Mode::from_bits_truncate(0o755)) {
+        match mkdirat(&parent, name.as_os_str(), DIRECTORY_MODE) {
             Ok(()) => done = next,
             Err(Errno::EEXIST) => {
                 // A symlink to nothing: what it names is made instead.
@@ -120,6 +129,34 @@ pub(super) fn make_parent(root: BorrowedFd<'_>, path: &Path) -> io::Result<(Owne
     Ok((make_directory(root, parent)?, name))
 }
 
+/// The directory that the last path was in, kept open: /dev gets a dozen nodes and links one after the other. It stays
+/// the right one as long as nothing is mounted between.
+#[derive(Debug, Default)]
+pub(super) struct LastParent {
+    known: Option<(PathBuf, OwnedFd)>,
+}
+
+impl LastParent {
+    pub(super) fn forget(&mut self) {
+        self.known = None;
+    }
+
+    /// As [`make_parent`].
+    pub(super) fn of<'a>(
+        &'a mut self,
+        root: BorrowedFd<'_>,
+        path: &'a Path,
+    ) -> io::Result<(BorrowedFd<'a>, &'a OsStr)> {
+        let name = path.file_name().ok_or(Errno::EINVAL)?;
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let known = match self.known.take() {
+            Some(known) if known.0 == parent => known,
+            _ => (parent.to_owned(), make_directory(root, parent)?),
+        };
+        Ok((self.known.insert(known).1.as_fd(), name))
+    }
+}
+
 /// `..` stays: the kernel stops it at the root.
 fn components(path: &Path) -> Vec<OsString> {
     path.components()
@@ -161,6 +198,21 @@ mod tests {
         fn host_is_untouched(&self) -> bool {
             fs::read_dir(self.at("host")).unwrap().next().is_none()
         }
+    }
+
+    #[test]
+    fn the_last_parent_is_kept_until_it_is_forgotten() {
+        let fixture = fixture();
+        let mut parents = LastParent::default();
+        let number = |fd: BorrowedFd<'_>| nix::sys::stat::fstat(fd).unwrap().st_ino;
+        let (first, name) = parents.of(fixture.root.as_fd(), Path::new("/etc/a")).unwrap();
+        assert_eq!(name, "a");
+        let first = number(first);
+        fs::rename(fixture.at("root/etc"), fixture.at("root/old")).unwrap();
+        let mut at = |path| number(parents.of(fixture.root.as_fd(), Path::new(path)).unwrap().0);
+        assert_eq!(at("/etc/b"), first);
+        assert_ne!(at("/new/b"), first);
+        assert_ne!(at("/etc/b"), first);
     }
 
     #[test]

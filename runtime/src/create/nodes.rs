@@ -9,13 +9,18 @@ use nix::fcntl::AtFlags;
 use nix::sys::stat::{Mode, SFlag, fstatat, makedev, mknodat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 
-use super::{inside, process::Terminal};
+use super::inside::{self, LastParent};
+use super::process::Terminal;
 use crate::plan::{Device, DeviceKind};
 use crate::sys::mount as kernel;
 
 /// Makes a device node; what has its name and is something else is replaced.
-pub(super) fn device(root: BorrowedFd<'_>, device: &Device) -> io::Result<()> {
-    let (parent, name) = inside::make_parent(root, &device.path)?;
+pub(super) fn device(
+    root: BorrowedFd<'_>,
+    parents: &mut LastParent,
+    device: &Device,
+) -> io::Result<()> {
+    let (parent, name) = parents.of(root, &device.path)?;
     let kind = match device.kind {
         DeviceKind::Block => SFlag::S_IFBLK,
         DeviceKind::Character => SFlag::S_IFCHR,
@@ -23,16 +28,15 @@ pub(super) fn device(root: BorrowedFd<'_>, device: &Device) -> io::Result<()> {
     };
     let number = makedev(device.major, device.minor);
     let mode = Mode::from_bits_truncate(device.mode);
-    let name = name.as_os_str();
-    let mut made = mknodat(&parent, name, kind, mode, number);
+    let mut made = mknodat(parent, name, kind, mode, number);
     if made == Err(Errno::EEXIST) {
-        let found = fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let found = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         let found_kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
         if found_kind == kind && found.st_rdev == number {
             return Ok(());
         }
-        unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir)?;
-        made = mknodat(&parent, name, kind, mode, number);
+        unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)?;
+        made = mknodat(parent, name, kind, mode, number);
     }
     match made {
         // We may not make nodes here; the host's can be shown instead.
@@ -41,7 +45,7 @@ pub(super) fn device(root: BorrowedFd<'_>, device: &Device) -> io::Result<()> {
     }
     if device.uid != 0 || device.gid != 0 {
         let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-        fchownat(&parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        fchownat(parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
     }
     Ok(())
 }
@@ -53,16 +57,20 @@ fn borrow_from_host(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 }
 
 /// Makes a link that every container has; one that is there already is replaced.
-pub(super) fn symlink(root: BorrowedFd<'_>, path: &Path, target: &str) -> io::Result<()> {
-    let (parent, name) = inside::make_parent(root, path)?;
-    let name = name.as_os_str();
-    match symlinkat(target, &parent, name) {
+pub(super) fn symlink(
+    root: BorrowedFd<'_>,
+    parents: &mut LastParent,
+    path: &Path,
+    target: &str,
+) -> io::Result<()> {
+    let (parent, name) = parents.of(root, path)?;
+    match symlinkat(target, parent, name) {
         Err(Errno::EEXIST) => {}
         other => return Ok(other?),
     }
     // A directory in the image stays: it cannot be removed, and nobody is worse off.
-    let _ = unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir);
-    match symlinkat(target, &parent, name) {
+    let _ = unlinkat(parent, name, UnlinkatFlags::NoRemoveDir);
+    match symlinkat(target, parent, name) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
