@@ -13,7 +13,9 @@ mod freeze;
 mod host;
 mod remove;
 mod resources;
+mod stats;
 mod tree;
+mod update;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -23,11 +25,14 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::LinuxResources;
 
 pub use apply::{Outcome, apply};
+pub(crate) use events::Events;
 pub use freeze::{freeze, is_frozen, thaw};
 pub use host::{CgroupHost, detect};
 pub use remove::{is_populated, kill, kill_pod, remove, signal};
 pub use resources::{Missing, ResourceError, Setting, Settings, settings};
+pub use stats::{Stats, stats};
 pub use tree::{add_process, all_processes, claim, controllers, create, processes};
+pub use update::update;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -79,8 +84,11 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupEr
 
 /// How many processes of the cgroup the kernel killed for want of memory; 0 where it does not count.
 pub fn oom_kills(cgroup: &Path) -> u64 {
-    let Ok(text) = fs::read_to_string(cgroup.join("memory.events")) else { return 0 };
-    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    parse_oom_kills(&fs::read_to_string(cgroup.join("memory.events")).unwrap_or_default())
+}
+
+pub(crate) fn parse_oom_kills(events: &str) -> u64 {
+    let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
     count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 

@@ -79,11 +79,7 @@ fn kill(context: &Context, id: &str, signal: &str, all: bool) -> Result<(), CliE
         if number == libc::SIGKILL {
             return Ok(cgroup::kill(&saved.cgroup)?);
         }
-        for pid in cgroup::processes(&saved.cgroup)? {
-            // One that has just ended needs no signal.
-            let _ =
-                pidfd::open(pid).and_then(|process| pidfd::send_signal(process.as_fd(), number));
-        }
+        cgroup::signal(&saved.cgroup, number)?;
         return Ok(());
     }
     let Some(process) = saved.process() else {

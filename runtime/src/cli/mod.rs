@@ -8,6 +8,7 @@ mod cgroups;
 mod console;
 mod create;
 mod error;
+mod events;
 mod exec;
 mod flags;
 mod foreground;
@@ -15,9 +16,11 @@ mod info;
 mod list;
 mod log;
 mod manage;
+mod pause;
 mod ps;
 mod spec;
 mod state;
+mod update;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -34,7 +37,7 @@ const OWN_PREFIX: &str = "kobune-runtime-";
 /// Where the state of containers is, unless `--root` says.
 const ROOT: &str = "/run/kobune-runtime";
 
-static COMMANDS: [&Command; 13] = [
+static COMMANDS: [&Command; 17] = [
     &create::CREATE,
     &create::START,
     &create::RUN,
@@ -44,6 +47,10 @@ static COMMANDS: [&Command; 13] = [
     &ps::COMMAND,
     &manage::KILL,
     &manage::DELETE,
+    &pause::PAUSE,
+    &pause::RESUME,
+    &update::COMMAND,
+    &events::COMMAND,
     &spec::COMMAND,
     &info::FEATURES,
     &info::CHECKPOINT,

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CliError, message};
 use crate::sys::pidfd;
-use crate::{bounded, create, fault};
+use crate::{bounded, cgroup, create, fault};
 
 // The names in a container's directory.
 const STATE: &str = "state.json";
@@ -57,6 +57,7 @@ pub(super) struct Saved {
 pub(super) enum Status {
     Created,
     Running,
+    Paused,
     Stopped,
 }
 
@@ -65,6 +66,7 @@ impl Status {
         match self {
             Status::Created => "created",
             Status::Running => "running",
+            Status::Paused => "paused",
             Status::Stopped => "stopped",
         }
     }
@@ -280,6 +282,8 @@ impl Store {
     pub(super) fn status(&self, saved: &Saved) -> Status {
         if saved.process().is_none() {
             Status::Stopped
+        } else if cgroup::is_frozen(&saved.cgroup) {
+            Status::Paused
         } else if create::is_listening(&self.start_socket(&saved.id)) {
             Status::Created
         } else {
