@@ -7,6 +7,8 @@ pub mod cgroup;
 pub mod cli;
 mod create;
 mod fault;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 pub mod oci;
 mod plan;
 pub mod supervisor;

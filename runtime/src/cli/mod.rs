@@ -149,3 +149,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         failure
     }))
 }
+
+/// For `crate::fuzz`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_state(bytes: &[u8]) -> Result<(), String> {
+    state::decode(bytes, "x").map(drop)
+}

@@ -297,7 +297,7 @@ fn absent(id: &str) -> CliError {
 }
 
 /// What a state.json says; what cannot be true is an error that names the field.
-fn decode(text: &[u8], id: &str) -> Result<Saved, String> {
+pub(super) fn decode(text: &[u8], id: &str) -> Result<Saved, String> {
     let mut reader = serde_json::Deserializer::from_slice(text);
     let saved: Saved = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let field = error.path().to_string();

@@ -49,11 +49,24 @@ pub fn load(bundle: &Path) -> Result<Spec, ConfigError> {
         Ok(text) => text,
         Err(error) => return Err(ConfigError::Read { path, error }),
     };
-    let mut reader = serde_json::Deserializer::from_slice(&text);
-    let spec: Spec = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let field = error.path().to_string();
-        ConfigError::Parse { path, field, error: error.into_inner() }
-    })?;
+    parse(&text, path)
+}
+
+/// What is read from `path`, as a specification that this runtime obeys in full.
+pub(crate) fn parse(text: &[u8], path: PathBuf) -> Result<Spec, ConfigError> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let spec: Result<Spec, _> = serde_path_to_error::deserialize(&mut reader);
+    let spec = match spec {
+        Ok(spec) => spec,
+        Err(error) => {
+            let field = error.path().to_string();
+            return Err(ConfigError::Parse { path, field, error: error.into_inner() });
+        }
+    };
+    // Two documents in one file: nobody knows which was meant.
+    if let Err(error) = reader.end() {
+        return Err(ConfigError::Parse { path, field: ".".into(), error });
+    }
     check(&spec)?;
     Ok(spec)
 }
