@@ -3,6 +3,7 @@
 //! Speaks the Kubernetes API; never knows nodes' insides or Linux.
 
 pub mod api;
+pub mod apply;
 pub mod auth;
 mod bootstrap;
 pub mod context;

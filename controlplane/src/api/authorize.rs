@@ -26,6 +26,15 @@ impl Api {
         Err(errors::forbidden(target.kind, &target.name, &denial(user, &wanted)))
     }
 
+    /// An object that is applied may have to be made first.
+    pub(super) fn may_create(&self, user: &UserInfo, target: &Target) -> Result<(), ApiError> {
+        let wanted = Attributes { verb: "create", ..attributes(target) };
+        match self.may(user, Action::Resource(wanted)) {
+            true => Ok(()),
+            false => Err(errors::forbidden(target.kind, &target.name, &denial(user, &wanted))),
+        }
+    }
+
     pub(super) fn authorize_path(&self, user: &UserInfo, parts: &Parts) -> Result<(), ApiError> {
         let verb = parts.method.as_str().to_ascii_lowercase();
         let path = parts.uri.path();

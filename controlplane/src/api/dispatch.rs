@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::accept::{self, Encoding, Format, Shape};
 use super::body::{self, Body};
@@ -15,7 +15,7 @@ use super::patch::Patch;
 use super::request::{self, ListOptions, Request, Target, Verb};
 use super::selector::Selectors;
 use super::write::{Options, Place, Written};
-use super::{Api, UserInfo, errors, read, sub, table};
+use super::{Api, UserInfo, apply, errors, manager, read, sub, table};
 use crate::kinds::Kind;
 use crate::object::Object;
 use crate::status::ApiError;
@@ -84,12 +84,7 @@ impl Api {
         body: Body,
     ) -> Result<Response<Body>, ApiError> {
         let format = accept::negotiate(&parts.headers, &target.query)?;
-        let place = Place {
-            kind: target.kind,
-            namespace: &target.namespace,
-            name: &target.name,
-            subresource: &target.subresource,
-        };
+        let place = place(target);
         match target.verb {
             Verb::Get => self.get(place, format),
             Verb::List => self.answer_list(target, format).await,
@@ -97,7 +92,11 @@ impl Api {
             Verb::Create | Verb::Update | Verb::Patch => {
                 let bytes = body::read(body).await?;
                 let media = body::media_type(&parts.headers);
-                self.answer_write(user, place, (target, media, &bytes), format).await
+                manager::check(&target.query, target.verb, media == apply::MEDIA_TYPE)?;
+                let fallback = manager::fallback(user, &parts.headers);
+                let options = Options::parse(&target.query, &fallback)?;
+                let body = (media, &bytes[..]);
+                self.answer_write(user, target, body, &options, format).await
             }
             Verb::Delete | Verb::DeleteCollection => {
                 let bytes = body::read(body).await?;
@@ -153,11 +152,13 @@ impl Api {
     async fn answer_write(
         &self,
         user: &UserInfo,
-        place: Place<'_>,
-        (target, media, bytes): (&Target, &str, &[u8]),
+        target: &Target,
+        (media, bytes): (&str, &[u8]),
+        options: &Options,
         format: Format,
     ) -> Result<Response<Body>, ApiError> {
-        let options = Options::parse(&target.query)?;
+        let place = place(target);
+        let may = |value: &Value| self.may_grant(user, place.kind, place.namespace, value);
         let written = match (target.verb, place.subresource) {
             (Verb::Create, "") if !place.kind.is_stored() => {
                 let review = body::decode(media, bytes)?;
@@ -175,7 +176,7 @@ impl Api {
             }
             (Verb::Create, "") => {
                 let value = body::decode(media, bytes)?;
-                self.may_grant(user, place.kind, place.namespace, &value)?;
+                may(&value)?;
                 self.create(place, value, options).await?
             }
             (Verb::Create, "binding") => {
@@ -193,20 +194,36 @@ impl Api {
                 let scale = body::decode(media, bytes)?;
                 self.scale(place, options, |_| Ok(scale.clone())).await?
             }
+            (Verb::Update, "" | "status" | "finalize") => {
+                let value = body::decode(media, bytes)?;
+                may(&value)?;
+                self.replace(place, value, options).await?
+            }
+            (Verb::Patch, "" | "status" | "scale") if media == apply::MEDIA_TYPE => {
+                let config = apply::decode(bytes)?;
+                let force = target.query.flag("force")?;
+                match place.subresource {
+                    "scale" => self.apply_scale(place, &config, options, force).await?,
+                    _ => {
+                        let may_be = |new: bool, value: &Value| {
+                            if new {
+                                self.may_create(user, target)?;
+                            }
+                            may(value)
+                        };
+                        self.server_side_apply(place, config, options, force, may_be).await?
+                    }
+                }
+            }
             (Verb::Patch, "scale") => {
                 let patch = Patch::decode(media, bytes)?;
                 self.scale(place, options, |scale| patch.apply_to_scale(place.kind, &scale)).await?
-            }
-            (Verb::Update, "" | "status" | "finalize") => {
-                let value = body::decode(media, bytes)?;
-                self.may_grant(user, place.kind, place.namespace, &value)?;
-                self.replace(place, value, options).await?
             }
             (Verb::Patch, "" | "status") => {
                 let patch = Patch::decode(media, bytes)?;
                 let patched = |object: &Object| {
                     let value = patch.apply(place.kind, &object.value())?;
-                    self.may_grant(user, place.kind, place.namespace, &value)?;
+                    may(&value)?;
                     Ok(value)
                 };
                 self.update(place, options, patched).await?
@@ -277,6 +294,11 @@ impl Api {
         let bytes = read::render(kind, &page, format, Timestamp::now().as_second());
         body::encoded(StatusCode::OK, bytes, format.encoding)
     }
+}
+
+fn place(target: &Target) -> Place<'_> {
+    let Target { kind, namespace, name, subresource, .. } = target;
+    Place { kind, namespace, name, subresource }
 }
 
 fn selectors(target: &Target) -> Result<Selectors, ApiError> {

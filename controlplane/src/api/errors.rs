@@ -46,6 +46,11 @@ pub(crate) fn conflict(kind: &Kind, name: &str, why: &str) -> ApiError {
     about(ApiError::new(StatusCode::CONFLICT, "Conflict", message), kind, name)
 }
 
+/// Says all in its causes.
+pub(crate) fn apply_conflict(message: String) -> ApiError {
+    ApiError::new(StatusCode::CONFLICT, "Conflict", message)
+}
+
 pub(crate) fn modified(kind: &Kind, name: &str) -> ApiError {
     let why = "the object has been modified; please apply your changes to the latest version and try again";
     conflict(kind, name, why)
@@ -64,11 +69,16 @@ pub(crate) fn cause(reason: &str, field: &str, message: impl Into<String>) -> Ca
 }
 
 pub(crate) fn list_options_invalid(field: &str, why: &str) -> ApiError {
-    let message = format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: {why}");
+    options_invalid("ListOptions", cause("FieldValueForbidden", field, why))
+}
+
+/// What the query says is no good; `kind` is that of its options, `PatchOptions`.
+pub(crate) fn options_invalid(kind: &str, cause: Cause) -> ApiError {
+    let message = format!("{kind}.meta.k8s.io \"\" is invalid: {}: {}", cause.field, cause.message);
     let mut error = ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
     error.group = "meta.k8s.io".into();
-    error.kind = "ListOptions".into();
-    error.causes = vec![cause("FieldValueForbidden", field, why)];
+    error.kind = kind.into();
+    error.causes = vec![cause];
     error
 }
 

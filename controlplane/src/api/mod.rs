@@ -6,6 +6,7 @@
 
 mod accept;
 mod admit;
+mod apply;
 mod authorize;
 pub mod body;
 mod delete;
@@ -13,6 +14,7 @@ mod discovery;
 mod dispatch;
 mod errors;
 mod info;
+mod manager;
 mod meta;
 mod patch;
 mod proxy;

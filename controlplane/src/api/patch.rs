@@ -7,7 +7,7 @@ use crate::kinds::Kind;
 use crate::patch::{self, PatchType};
 use crate::status::ApiError;
 
-const KNOWN: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+const KNOWN: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
 
 /// A decoded patch.
 pub(crate) struct Patch {
@@ -17,11 +17,6 @@ pub(crate) struct Patch {
 
 impl Patch {
     pub(crate) fn decode(media: &str, bytes: &[u8]) -> Result<Self, ApiError> {
-        if media == "application/apply-patch+yaml" {
-            return Err(errors::unsupported_media_type(
-                "server-side apply (application/apply-patch+yaml) is not supported by this server yet, use client-side apply",
-            ));
-        }
         let form = PatchType::from_content_type(media).ok_or_else(|| {
             errors::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: {KNOWN} (it was {media:?})"

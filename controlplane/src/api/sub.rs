@@ -57,6 +57,22 @@ fn selector_text(selector: &Value) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(","))
 }
 
+/// What a Scale asks for. Pure.
+pub(super) fn replicas_of(kind: &Kind, name: &str, scale: &Value) -> Result<i64, ApiError> {
+    let replicas = match &scale["spec"]["replicas"] {
+        Value::Null => 0,
+        value => value.as_i64().ok_or_else(|| {
+            errors::bad_request("Scale in version \"v1\" cannot be handled as a Scale: spec.replicas is not an integer")
+        })?,
+    };
+    if replicas < 0 || i32::try_from(replicas).is_err() {
+        let message = format!("Invalid value: {replicas}: must be greater than or equal to 0");
+        let cause = errors::cause("FieldValueInvalid", "spec.replicas", message);
+        return Err(invalid(kind, name, vec![cause]));
+    }
+    Ok(replicas)
+}
+
 /// The object with the replicas (and the version) that a Scale asks for. Pure.
 fn scaled(kind: &Kind, object: &Object, scale: &Value) -> Result<Value, ApiError> {
     let name = &object.meta.name;
@@ -69,17 +85,7 @@ fn scaled(kind: &Kind, object: &Object, scale: &Value) -> Result<Value, ApiError
             "the name of the object ({found}) does not match the name on the URL ({name})"
         )));
     }
-    let replicas = match &scale["spec"]["replicas"] {
-        Value::Null => 0,
-        value => value.as_i64().ok_or_else(|| {
-            errors::bad_request("Scale in version \"v1\" cannot be handled as a Scale: spec.replicas is not an integer")
-        })?,
-    };
-    if replicas < 0 || i32::try_from(replicas).is_err() {
-        let message = format!("Invalid value: {replicas}: must be greater than or equal to 0");
-        let cause = errors::cause("FieldValueInvalid", "spec.replicas", message);
-        return Err(invalid(kind, name, vec![cause]));
-    }
+    let replicas = replicas_of(kind, name, scale)?;
     let mut value = object.value();
     value["spec"]["replicas"] = replicas.into();
     let metadata = meta::metadata(&mut value)?;
@@ -97,11 +103,12 @@ impl Api {
     pub(crate) async fn scale(
         &self,
         place: Place<'_>,
-        options: Options,
+        options: &Options,
         desired: impl Fn(Value) -> Result<Value, ApiError> + Send + Sync,
     ) -> Result<Written, ApiError> {
         let whole = Place { subresource: "", ..place };
-        self.update(whole, options, |object| {
+        let options = Options { via: "scale", ..options.clone() };
+        self.update(whole, &options, |object| {
             scaled(place.kind, object, &desired(scale_of(object))?)
         })
         .await

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::request::Query;
 use super::{Api, admit, errors, meta};
+use crate::apply::{self, Writing};
 use crate::kinds::{FieldValidation, Kind, Operation, invalid};
 use crate::object::{Key, Object};
 use crate::reader::Reader;
@@ -21,18 +22,25 @@ use crate::store::{StoreError, Write};
 /// How often a lost race is run again before the caller hears of it.
 const ATTEMPTS: usize = 8;
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Options {
     pub(crate) dry_run: bool,
     pub(crate) validation: FieldValidation,
+    /// Who owns what is written.
+    pub(crate) manager: String,
+    /// The subresource that is told of in the owner's entry where the object itself is written.
+    pub(crate) via: &'static str,
 }
 
 impl Options {
     /// For components in this process: their types are ours, there is nobody to warn.
-    pub(crate) const INTERNAL: Options =
-        Options { dry_run: false, validation: FieldValidation::Ignore };
+    pub(crate) fn internal(manager: &str) -> Self {
+        let validation = FieldValidation::Ignore;
+        Self { dry_run: false, validation, manager: manager.into(), via: "" }
+    }
 
-    pub(crate) fn parse(query: &Query) -> Result<Self, ApiError> {
+    /// `fallback` manages what is written by those who give no name.
+    pub(crate) fn parse(query: &Query, fallback: &str) -> Result<Self, ApiError> {
         let dry_run = match query.text("dryRun") {
             None => false,
             Some("All") => true,
@@ -52,7 +60,13 @@ impl Options {
                 )));
             }
         };
-        Ok(Self { dry_run, validation })
+        let manager = query.text("fieldManager").unwrap_or(fallback).to_owned();
+        Ok(Self { dry_run, validation, manager, via: "" })
+    }
+
+    pub(super) fn writing<'a>(&'a self, place: Place<'a>, now: &'a str) -> Writing<'a> {
+        let subresource = if self.via.is_empty() { place.subresource } else { self.via };
+        Writing { manager: &self.manager, subresource, now }
     }
 }
 
@@ -71,6 +85,15 @@ impl Place<'_> {
     }
 }
 
+/// Who says which fields belong to whom after a write.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Ownership {
+    /// What changes is the writer's.
+    Track,
+    /// The written object has it already.
+    Known,
+}
+
 pub(crate) struct Written {
     pub(crate) object: Arc<Object>,
     pub(crate) created: bool,
@@ -87,8 +110,18 @@ impl Api {
     pub(crate) async fn create(
         &self,
         place: Place<'_>,
+        body: Value,
+        options: &Options,
+    ) -> Result<Written, ApiError> {
+        self.create_as(place, body, options, Ownership::Track).await
+    }
+
+    pub(crate) async fn create_as(
+        &self,
+        place: Place<'_>,
         mut body: Value,
-        options: Options,
+        options: &Options,
+        ownership: Ownership,
     ) -> Result<Written, ApiError> {
         let kind = place.kind;
         meta::check_type(kind, &mut body)?;
@@ -105,7 +138,7 @@ impl Api {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            match self.create_once(place, body.clone(), options).await {
+            match self.create_once(place, body.clone(), options, ownership).await {
                 Ok(object) => return Ok(Written { object, created: true, warnings }),
                 // Two draws of the same name.
                 Err(e) if drawn && e.is_already_exists() && attempt < ATTEMPTS => {}
@@ -118,12 +151,16 @@ impl Api {
         &self,
         place: Place<'_>,
         mut value: Value,
-        options: Options,
+        options: &Options,
+        ownership: Ownership,
     ) -> Result<Arc<Object>, ApiError> {
         let kind = place.kind;
         let strategy = kind.strategy;
         meta::born(&mut value, Timestamp::now())?;
         strategy.default(&mut value);
+        if ownership == Ownership::Track {
+            track(place, options, None, &mut value);
+        }
         self.admit_namespace(kind, place.namespace, meta::text(&value, "name"))?;
         admit::create(kind, &mut value);
         strategy.prepare(&mut value, Operation::Create);
@@ -151,7 +188,17 @@ impl Api {
     pub(crate) async fn update(
         &self,
         place: Place<'_>,
-        options: Options,
+        options: &Options,
+        desired: impl Fn(&Object) -> Result<Value, ApiError> + Send + Sync,
+    ) -> Result<Written, ApiError> {
+        self.update_as(place, options, Ownership::Track, desired).await
+    }
+
+    pub(crate) async fn update_as(
+        &self,
+        place: Place<'_>,
+        options: &Options,
+        ownership: Ownership,
         desired: impl Fn(&Object) -> Result<Value, ApiError> + Send + Sync,
     ) -> Result<Written, ApiError> {
         let mut attempt = 0;
@@ -159,7 +206,7 @@ impl Api {
             attempt += 1;
             let current = self.find(place)?;
             let value = desired(&current)?;
-            match self.update_once(place, options, &current, value).await {
+            match self.update_once(place, options, ownership, &current, value).await {
                 Err(Failure::Race) if attempt < ATTEMPTS => {}
                 Err(Failure::Race) => return Err(errors::modified(place.kind, place.name)),
                 Err(Failure::Refused(error)) => return Err(*error),
@@ -171,7 +218,8 @@ impl Api {
     async fn update_once(
         &self,
         place: Place<'_>,
-        options: Options,
+        options: &Options,
+        ownership: Ownership,
         current: &Object,
         mut value: Value,
     ) -> Result<Written, Failure> {
@@ -185,6 +233,9 @@ impl Api {
         kind.strategy.default(&mut value);
         let op = Operation::Update { old: &old, subresource: place.subresource };
         kind.strategy.prepare(&mut value, op);
+        if ownership == Ownership::Track {
+            track(place, options, Some(&old), &mut value);
+        }
         let _allocating = self.allocate(kind, &mut value, Some(&old)).await?;
         let causes = kind.strategy.validate(&value, op);
         if !causes.is_empty() {
@@ -215,7 +266,7 @@ impl Api {
         &self,
         place: Place<'_>,
         body: Value,
-        options: Options,
+        options: &Options,
     ) -> Result<Written, ApiError> {
         let creates = place.subresource.is_empty() && admit::created_by_update(place.kind);
         let unversioned = meta::version(&body)?.is_none();
@@ -257,6 +308,11 @@ impl Api {
             Some(_) => Err(admit::namespace_ending(kind, namespace, name)),
         }
     }
+}
+
+/// Before admission and what the server fills in: that has no owner.
+fn track(place: Place<'_>, options: &Options, old: Option<&Value>, value: &mut Value) {
+    apply::track(place.kind, options.writing(place, &meta::time(Timestamp::now())), old, value);
 }
 
 /// Why one attempt at an update did not go through.

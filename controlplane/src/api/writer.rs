@@ -16,19 +16,23 @@ impl Writer for Api {
     fn apply<'a>(&'a self, who: &'a str, change: Change) -> Applied<'a> {
         Box::pin(async move {
             tracing::trace!(who, ?change, "component writes");
-            self.change(change).await
+            self.change(&Options::internal(manager(who)), change).await
         })
     }
 }
 
 impl Api {
-    async fn change(&self, change: Change) -> Result<Option<Arc<Object>>, ApiError> {
+    async fn change(
+        &self,
+        options: &Options,
+        change: Change,
+    ) -> Result<Option<Arc<Object>>, ApiError> {
         match change {
             Change::Create { resource, object } => {
                 let kind = self.kind(resource)?;
                 let namespace = namespace_of(&object);
                 let place = Place { kind, namespace: &namespace, name: "", subresource: "" };
-                Ok(Some(self.create(place, object, Options::INTERNAL).await?.object))
+                Ok(Some(self.create(place, object, options).await?.object))
             }
             Change::Update { resource, subresource, object } => {
                 let kind = self.kind(resource)?;
@@ -36,7 +40,7 @@ impl Api {
                 let name = super::meta::text(&object, "name").to_owned();
                 let subresource = subresource.unwrap_or_default();
                 let place = Place { kind, namespace: &namespace, name: &name, subresource };
-                let written = self.update(place, Options::INTERNAL, |_| Ok(object.clone())).await?;
+                let written = self.update(place, options, |_| Ok(object.clone())).await?;
                 Ok(Some(written.object))
             }
             Change::Delete {
@@ -76,6 +80,16 @@ impl Api {
 
     fn kind(&self, resource: Resource) -> Result<&'static Kind, ApiError> {
         self.registry.resource(resource).ok_or_else(errors::no_such_path)
+    }
+}
+
+/// The field manager that a component goes by: what upstream calls the program that it is a part of there, since that
+/// is what people name to tools that leave its fields alone.
+fn manager(who: &str) -> &'static str {
+    match who {
+        "system:kube-scheduler" => "kube-scheduler",
+        "system:apiserver" => "kube-apiserver",
+        _ => "kube-controller-manager",
     }
 }
 

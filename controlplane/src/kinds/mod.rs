@@ -13,6 +13,7 @@ mod edit;
 mod field;
 mod metadata;
 mod names;
+mod ownership;
 mod quantity;
 mod rbac;
 mod review;
@@ -28,6 +29,7 @@ use serde_json::Value;
 
 pub use decode::check as decode_as;
 pub use field::invalid;
+pub use ownership::{ListKey, Topology};
 pub use quantity::Quantity;
 pub use schema::{Field, Struct, Type, Types, types};
 pub use selector::{Operator, ParseError as SelectorError, Requirement, Selector};

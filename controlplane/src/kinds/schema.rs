@@ -13,6 +13,8 @@ use serde::de::{
     DeserializeOwned, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor,
 };
 
+use super::ownership::Topology;
+
 /// The type of one field.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Type {
@@ -40,6 +42,15 @@ pub enum Type {
 pub struct Field {
     pub name: &'static str,
     pub ty: Type,
+    pub topology: Topology,
+    /// A struct or list that upstream's objects always have, if only empty.
+    pub always: bool,
+}
+
+impl Field {
+    fn new(name: &'static str, ty: Type) -> Self {
+        Self { name, ty, topology: Topology::Plain, always: false }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +59,8 @@ pub struct Struct {
     pub name: String,
     /// In the order of the API definition.
     pub fields: Vec<Field>,
+    /// Owned as one value.
+    pub atomic: bool,
 }
 
 impl Struct {
@@ -81,6 +94,10 @@ impl Types {
         &self.structs[index]
     }
 
+    pub(super) fn get_mut(&mut self, index: usize) -> &mut Struct {
+        &mut self.structs[index]
+    }
+
     pub fn find<T>(&self) -> Option<usize> {
         self.by_rust_name.get(type_name::<T>()).copied()
     }
@@ -99,6 +116,7 @@ pub fn types() -> &'static Types {
             kind.strategy.learn(&mut types);
         }
         super::subresource::learn(&mut types);
+        super::ownership::annotate(&mut types);
         types
     })
 }
@@ -242,7 +260,7 @@ impl<'de> serde::Deserializer<'de> for Tracer<'_> {
         }
         let index = self.types.structs.len();
         self.types.by_rust_name.insert(rust, index);
-        self.types.structs.push(Struct { name: component_name(rust), fields: Vec::new() });
+        self.types.structs.push(Struct { name: component_name(rust), ..Struct::default() });
         *self.out = Type::Struct(index);
         let mut learnt = Vec::with_capacity(fields.len());
         let value = visitor.visit_map(Fields {
@@ -283,7 +301,7 @@ impl<'de> MapAccess<'de> for Fields<'_> {
         for name in self.left.by_ref() {
             // The typed structs compare these two with constants; they are strings everywhere.
             if matches!(*name, "apiVersion" | "kind") {
-                self.learnt.push(Field { name, ty: Type::String });
+                self.learnt.push(Field::new(name, Type::String));
                 continue;
             }
             self.name = name;
@@ -296,7 +314,7 @@ impl<'de> MapAccess<'de> for Fields<'_> {
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
         let mut ty = Type::Any;
         let value = seed.deserialize(Tracer { types: self.types, out: &mut ty })?;
-        self.learnt.push(Field { name: self.name, ty });
+        self.learnt.push(Field::new(self.name, ty));
         Ok(value)
     }
 }

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use super::{gvk, place};
 use crate::kinds::{Kind, subresource, types};
 
-const PATCH_TYPES: [&str; 3] = [
+const PATCH_TYPES: [&str; 4] = [
+    "application/apply-patch+yaml",
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::kinds::{Type, Types, types};
+pub(crate) use table::always_there;
 use table::{Entry, Message};
 use wire::{Reader, Wire};
 

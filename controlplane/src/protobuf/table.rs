@@ -29,6 +29,21 @@ pub(super) fn sibling(name: &str, of: &str) -> Option<&'static Message> {
     table().get(format!("{place}.{name}").as_str())
 }
 
+/// Whether a struct field of the component `name` is no pointer in the API types: there even when nobody set it.
+pub(crate) fn always_there(name: &str, field: &str) -> bool {
+    let mut pending = vec![message(name)];
+    while let Some(message) = pending.pop() {
+        for entry in message.into_iter().flat_map(HashMap::values) {
+            match entry {
+                Entry::Field { name, keeps_zero } if *name == field => return !keeps_zero,
+                Entry::Field { .. } => {}
+                Entry::Inline(other) => pending.push(sibling(other, name)),
+            }
+        }
+    }
+    false
+}
+
 /// `core.v1.PodSpec`
 fn short(name: &str) -> &str {
     name.rmatch_indices('.').nth(2).map_or(name, |(at, _)| &name[at + 1..])

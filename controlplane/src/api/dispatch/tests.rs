@@ -1,5 +1,8 @@
 //! HTTP requests in, responses out, in memory.
 
+mod access;
+mod apply;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,8 +15,6 @@ use super::*;
 use crate::api::testing;
 
 const JSON: &str = "application/json";
-
-mod access;
 
 struct Client {
     api: Arc<Api>,
@@ -234,10 +235,9 @@ async fn patches() {
     c.patch(&one, json_patch, add).await.refused(422, "Invalid");
     let stale = json!({"metadata": {"resourceVersion": "1"}, "data": {"k": "z"}});
     c.patch(&one, "application/merge-patch+json", stale).await.refused(409, "Conflict");
-    c.patch(&one, "application/apply-patch+yaml", json!({}))
-        .await
-        .refused(415, "UnsupportedMediaType");
-    c.patch(&one, "text/plain", json!({})).await.refused(415, "UnsupportedMediaType");
+    for unknown in ["text/plain", "application/apply-patch+cbor"] {
+        c.patch(&one, unknown, json!({})).await.refused(415, "UnsupportedMediaType");
+    }
     let none = format!("{MAPS}/none");
     c.patch(&none, "application/merge-patch+json", json!({})).await.refused(404, "NotFound");
 }

@@ -8,7 +8,7 @@ const SECRETS: &str = "/api/v1/namespaces/default/secrets";
 
 impl Client {
     /// With the roles that every cluster has, and accounts with tokens.
-    async fn with_roles() -> (Self, Arc<Accounts>, tempfile::TempDir) {
+    pub(super) async fn with_roles() -> (Self, Arc<Accounts>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("pki")).unwrap();
         let api = Arc::into_inner(testing::api()).unwrap();
@@ -30,7 +30,7 @@ impl Client {
         (client, accounts, dir)
     }
 
-    fn acting(&self, user: UserInfo) -> Self {
+    pub(super) fn acting(&self, user: UserInfo) -> Self {
         Self { api: self.api.clone(), user }
     }
 
