@@ -375,3 +375,51 @@ fn the_cgroup_mount_is_the_containers_own() {
     let output = bundle.sh("grep -c $$ /sys/fs/cgroup/cgroup.procs; cat /proc/self/cgroup | grep 0::; touch /sys/fs/cgroup/x 2>&1 || true");
     assert!(output.starts_with("1\n0::/\n") && output.contains("Read-only"), "{output}");
 }
+
+/// The mounts of this process' namespace below the bundle.
+fn left(bundle: &Bundle) -> usize {
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    mounts.matches(bundle.directory.path().to_str().unwrap()).count()
+}
+
+// runc and crun leave the mounts behind.
+#[test]
+fn without_a_mount_namespace_the_caller_has_the_mounts_until_delete() {
+    with_own_mounts(|| {
+        let bundle = bundle("no-mounts", &[tmpfs("/m", &["size=64k"])]);
+        bundle.configure(|config| {
+            let linux = config["linux"].as_object_mut().unwrap();
+            linux.retain(|key, _| key == "namespaces");
+            let namespaces = linux["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|item| item["type"] != "mount");
+            config["process"]["args"] = json!(["/bin/sleep", "1000"]);
+        });
+        let pid = bundle.start();
+        let own = fs::read_link("/proc/thread-self/ns/mnt").unwrap();
+        assert_eq!(common::namespace(pid, "mnt"), own);
+        fs::write(bundle.rootfs().join("which"), "container").unwrap();
+        let output = bundle.run(&["exec", "ID", "/bin/cat", "/which"]);
+        // runc and crun show the host to such a process.
+        assert!(common::bundle::is_peer() || output.stdout == b"container", "{output:?}");
+        assert!(common::bundle::is_peer() || left(&bundle) > 0);
+        bundle.good("delete --force ID");
+        assert_eq!(left(&bundle), 0);
+        bundle.configure(|config| config["root"]["readonly"] = true.into());
+        assert!(bundle.refused().contains("root.readonly: needs a mount namespace"));
+        bundle.configure(|config| {
+            config["root"]["readonly"] = false.into();
+            config["process"]["args"] = json!(["/no/such"]);
+        });
+        bundle.refused();
+        assert_eq!(left(&bundle), 0);
+    });
+}
+
+#[test]
+fn the_root_is_moved_where_it_cannot_be_pivoted() {
+    let bundle = bundle("no-pivot", &[tmpfs("/m", &["size=64k"])]);
+    let script = "ls -d /proc/self /m; cat /proc/mounts | wc -l; ls /; touch /sys/x 2>&1; pwd";
+    bundle.configure(|config| config["process"]["args"] = json!(["/bin/sh", "-c", script]));
+    let pivoted = bundle.output();
+    assert_eq!(bundle.good("run --no-pivot --bundle BUNDLE ID"), pivoted);
+}

@@ -304,3 +304,12 @@ fn ids_that_cannot_be_mapped_are_told() {
         "{error}"
     );
 }
+
+#[test]
+fn the_root_of_a_user_namespace_is_moved_where_it_cannot_be_pivoted() {
+    let bundle = users("no-pivot");
+    bundle.configure(|config| {
+        config["process"]["args"] = json!(["/bin/sh", "-c", "id -u; ls -d /bin/sh /proc/self"]);
+    });
+    assert_eq!(bundle.good("run --no-pivot --bundle BUNDLE ID"), "0\n/bin/sh\n/proc/self\n");
+}

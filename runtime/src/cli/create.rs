@@ -83,6 +83,7 @@ struct CreateArgs {
     pid_file: Option<PathBuf>,
     console_socket: Option<PathBuf>,
     preserved: Preserved,
+    no_pivot: bool,
 }
 
 impl CreateArgs {
@@ -90,15 +91,13 @@ impl CreateArgs {
         // First of all: nothing else may have been opened.
         let preserved = Preserved::with_activation(given.number("preserve-fds")?.unwrap_or(0))
             .map_err(CliError::io("--preserve-fds"))?;
-        if given.has("no-pivot") {
-            return message("--no-pivot: not supported by this runtime yet");
-        }
         Ok(CreateArgs {
             id: given.operand()?,
             bundle: given.path("bundle").unwrap_or_else(|| ".".into()),
             pid_file: given.path("pid-file"),
             console_socket: given.path("console-socket"),
             preserved,
+            no_pivot: given.has("no-pivot"),
         })
     }
 }
@@ -131,6 +130,9 @@ fn make(
     let spec = oci::load(&bundle)?;
     let mut plan = plan::plan(&spec, &Rootfs::Bundle, &bundle)?;
     args.preserved.give(&mut plan.process);
+    if args.no_pivot {
+        plan.without_pivot();
+    }
     plan.steps.push(plan::Step::LookForProgram);
     let terminal = plan.process.terminal.is_some();
     let mut console = Console::choose(terminal, detached, args.console_socket.clone())?;
@@ -149,7 +151,8 @@ fn make(
     let done = born.and_then(|birth| {
         // Written while the new process is at work, but seen only when it is ready: before, an exec would land
         // on the host's root.
-        let saved = saved(args, bundle, &spec, &birth, &cgroup);
+        let mut saved = saved(args, bundle.clone(), &spec, &birth, &cgroup);
+        saved.mounts = plan.lasting_mounts();
         context.store.prepare(&saved)?;
         fault("hear from the first process")?;
         hear_ready(&birth.channel, &mut console)?;
@@ -161,6 +164,7 @@ fn make(
     });
     if done.is_err() {
         let _ = cgroup::kill_pod(&cgroup);
+        create::unmount(&rootfs(&spec, &bundle), &plan.lasting_mounts());
     }
     done
 }
@@ -172,12 +176,16 @@ fn tell_plan(context: &Context, id: &str, plan: &plan::Plan, cgroup: &Path) {
     }
 }
 
+fn rootfs(spec: &Spec, bundle: &Path) -> PathBuf {
+    spec.root().as_ref().map(|root| bundle.join(root.path())).unwrap_or_default()
+}
+
 fn saved(args: &CreateArgs, bundle: PathBuf, spec: &Spec, birth: &Birth, cgroup: &Path) -> Saved {
-    let root = spec.root().as_ref().map(|root| bundle.join(root.path()));
     let annotations = spec.annotations().iter().flatten();
     Saved {
         id: args.id.clone(),
-        rootfs: root.unwrap_or_default(),
+        rootfs: rootfs(spec, &bundle),
+        mounts: Vec::new(),
         bundle,
         pid: birth.child.pid,
         start_time: start_time(birth.child.pid).unwrap_or_default(),

@@ -112,6 +112,7 @@ pub(super) fn delete(context: &Context, id: &str, force: bool) -> Result<(), Cli
         Err(error) if force && error.is_absence() => return Ok(()),
         other => other?,
     };
+    let mut lasting = None;
     let cgroup = match store.load(id) {
         Ok(saved) => {
             match store.status(&saved) {
@@ -124,6 +125,7 @@ pub(super) fn delete(context: &Context, id: &str, force: bool) -> Result<(), Cli
                     ));
                 }
             }
+            lasting = Some((saved.rootfs, saved.mounts));
             Noted::Claimed(saved.cgroup)
         }
         // Interrupted before there was a state, or damaged.
@@ -135,6 +137,9 @@ pub(super) fn delete(context: &Context, id: &str, force: bool) -> Result<(), Cli
         // Only if it is empty, and whatever else it is, it is not ours.
         Noted::Wanted(cgroup) => drop(std::fs::remove_dir(cgroup)),
         Noted::Nothing => {}
+    }
+    if let Some((rootfs, mounts)) = lasting.filter(|(_, mounts)| !mounts.is_empty()) {
+        crate::create::unmount(&rootfs, &mounts);
     }
     fault("remove the state")?;
     store.remove(id)

@@ -40,6 +40,9 @@ pub(super) struct Saved {
     pub(super) bundle: PathBuf,
     #[serde(default)]
     pub(super) rootfs: PathBuf,
+    /// Places in it where mounts outlive the container (see `Plan::lasting_mounts`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) mounts: Vec<PathBuf>,
     pub(super) pid: i32,
     /// Clock ticks since boot: tells the process from a later one of the same number.
     pub(super) start_time: u64,

@@ -6,17 +6,15 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::inside::LastParent;
 use super::message::{Failure, Message};
 use super::preserved::FIRST;
 use super::sources::Place;
-use super::{inside, lookup, mounts, nodes, process, protect, root};
+use super::{enter, inside, lookup, mounts, nodes, process, protect, root};
 use crate::fault;
 use crate::plan::{Plan, ProcessPlan, Step};
 use crate::sys::{fdpass, process as sys};
@@ -45,7 +43,7 @@ impl Inherited {
         FIRST + RawFd::from(self.preserved)
     }
 
-    fn extra_number(&self) -> RawFd {
+    pub(super) fn extra_number(&self) -> RawFd {
         self.channel_number() + 1
     }
 
@@ -69,7 +67,7 @@ impl Inherited {
 /// The container's first process. Returns only on failure.
 pub(super) fn container(plan: &Plan, inherited: &Inherited) -> i32 {
     let prepare = |channel: OwnedFd| {
-        let built = enter_users(plan, channel.as_fd(), inherited.mortal)
+        let built = enter::users(plan, channel.as_fd(), inherited.mortal)
             .map_err(named("become root of the user namespace"))
             .and_then(|()| build(plan, channel.as_fd(), inherited.adopt_sources()))
             .and_then(|()| fault("say that it is ready"));
@@ -103,7 +101,7 @@ fn join_container(
 ) -> Result<(), Failure> {
     process::set_oom_score(plan).map_err(named("set oom_score_adj"))?;
     fault("enter the container's namespaces")?;
-    enter(inherited, channel).map_err(named("enter the container's namespaces"))?;
+    enter::container(inherited, channel).map_err(named("enter the container's namespaces"))?;
     if plan.terminal.is_some() {
         let pty = open_root().and_then(|root| process::Terminal::open(root.as_fd(), plan));
         let pty = pty.map_err(named("open a terminal in the container"))?;
@@ -171,70 +169,6 @@ fn isolate(inherited: &Inherited) -> Done {
     // Did the parent die before it could take us with it?
     process::end_without(sys::borrow(channel))?;
     umask(Mode::empty());
-    Ok(())
-}
-
-/// All namespaces of the process `init` but the pid namespace, which we were born into.
-fn enter(inherited: &Inherited, channel: BorrowedFd<'_>) -> Done {
-    let init = sys::adopt(inherited.extra_number());
-    let all = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWCGROUP;
-    let users = CloneFlags::CLONE_NEWUSER;
-    let time = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
-    // All at once or none. A user namespace that is ours already is refused, and so is a kind that the kernel lacks.
-    for more in [users | time, time, users, CloneFlags::empty()] {
-        match setns(&init, all | more) {
-            Err(Errno::EINVAL) if !more.is_empty() => {}
-            Err(errno) => return Err(errno.into()),
-            Ok(()) if more.contains(users) => {
-                become_root()?;
-                return stay_mortal(inherited.mortal, channel);
-            }
-            Ok(()) => return Ok(()),
-        }
-    }
-    Ok(())
-}
-
-/// Waits until our ids are mapped, if they are to be, and takes those of the new user namespace.
-fn enter_users(plan: &Plan, channel: BorrowedFd<'_>, mortal: bool) -> Done {
-    if !plan.has_users() {
-        return Ok(());
-    }
-    let mut byte = [0u8; 1];
-    if plan.users.is_some() && fdpass::receive(channel, &mut byte, &mut Vec::new())? != 1 {
-        // The parent failed, and has told why.
-        sys::exit_now(128);
-    }
-    become_root()?;
-    stay_mortal(mortal, channel)
-}
-
-/// Root of the user namespace that we have entered, without the groups of the host's root.
-pub(super) fn become_root() -> Done {
-    match setgroups(&[]) {
-        // A namespace that somebody without privileges made: nobody in it may, and the groups are as they are.
-        Err(Errno::EPERM) if users_may_not_set_groups() => {}
-        other => other?,
-    }
-    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
-    setresgid(gid, gid, gid)?;
-    Ok(setresuid(uid, uid, uid)?)
-}
-
-fn users_may_not_set_groups() -> bool {
-    std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny"))
-}
-
-/// Changing the user has cleared the parent-death signal.
-fn stay_mortal(mortal: bool, channel: BorrowedFd<'_>) -> Done {
-    if mortal {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-        process::end_without(channel)?;
-    }
     Ok(())
 }
 
@@ -340,6 +274,8 @@ impl Builder<'_> {
             }
             Step::MakeDirectory(path) => inside::make_directory(self.root()?, path).map(drop),
             Step::Pivot => root::pivot(self.root()?),
+            Step::MoveRoot => root::move_over(self.root()?),
+            Step::ChangeRoot => root::change(self.root()?),
             Step::RootPropagation(flags) => root::set_propagation("/", *flags),
             Step::Readonly(path) => protect::make_readonly(self.root()?, path),
             Step::Mask(path) => protect::mask(self.root()?, path),

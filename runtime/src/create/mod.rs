@@ -17,6 +17,7 @@
 
 mod child;
 mod copy_up;
+mod enter;
 mod inside;
 mod lookup;
 mod message;
@@ -28,6 +29,7 @@ mod protect;
 mod root;
 mod sources;
 mod stage;
+mod teardown;
 mod users;
 
 use std::fs::File;
@@ -41,6 +43,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, soc
 
 pub(crate) use message::{Failure, Message};
 pub(crate) use preserved::Preserved;
+pub(crate) use teardown::unmount;
 
 use crate::plan::{Plan, ProcessPlan};
 use crate::sys::clone::{self, Child};

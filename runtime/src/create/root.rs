@@ -27,6 +27,9 @@ pub(super) fn set_propagation(path: &str, flags: u64) -> io::Result<()> {
 /// Mounts the root (`opened`, if the parent has opened it already) and returns it. With `shared`, mounts may reach the
 /// host, and pivot_root demands that the mount below the new root is not shared: so one is put between.
 pub(super) fn mount(root: &Root, opened: Option<OwnedFd>, shared: bool) -> io::Result<OwnedFd> {
+    if let Root::InPlace(path) = root {
+        return open_directory(path);
+    }
     let (mount, target) = match opened {
         // What is below it may be closed to us. It is hidden, and let go with the pivot.
         Some(mount) => (mount, open_directory(Path::new("/"))?),
@@ -49,7 +52,9 @@ pub(super) fn mount(root: &Root, opened: Option<OwnedFd>, shared: bool) -> io::R
 /// The root, not attached yet.
 pub(super) fn detached(root: &Root) -> io::Result<OwnedFd> {
     match root {
-        Root::Directory(path) => kernel::open_tree_clone(open_directory(path)?.as_fd(), c"", true),
+        Root::Directory(path) | Root::InPlace(path) => {
+            kernel::open_tree_clone(open_directory(path)?.as_fd(), c"", true)
+        }
         Root::Overlay { lower, upper, work } => {
             fs::create_dir_all(upper)?;
             fs::create_dir_all(work)?;
@@ -62,12 +67,12 @@ pub(super) fn detached(root: &Root) -> io::Result<OwnedFd> {
 /// looks at in this namespace.
 fn place(root: &Root) -> &Path {
     match root {
-        Root::Directory(path) => path,
+        Root::Directory(path) | Root::InPlace(path) => path,
         Root::Overlay { upper, .. } => upper,
     }
 }
 
-fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     let directory =
         nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
     Ok(nix::fcntl::open(path, directory, nix::sys::stat::Mode::empty())?)
@@ -185,6 +190,28 @@ pub(super) fn pivot(root: BorrowedFd<'_>) -> io::Result<()> {
         Ok(path) if path == Path::new("/") => Ok(()),
         _ => Err(Errno::EXDEV.into()),
     }
+}
+
+/// Makes `root` the root of this process where pivoting is not possible, by moving it over the old one.
+pub(super) fn move_over(root: BorrowedFd<'_>) -> io::Result<()> {
+    for path in ["/proc", "/sys"] {
+        // The host's would make the kernel believe that nothing of procfs and sysfs is hidden from the container.
+        let _ = nix::mount::umount2(path, MntFlags::MNT_DETACH);
+    }
+    let old = open_directory(Path::new("/"))?;
+    match kernel::attach(root, old.as_fd()) {
+        // It is there already: in a user namespace that is where it was attached.
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {}
+        other => other?,
+    }
+    change(root)
+}
+
+/// Makes `root` the root of this process, and nothing else.
+pub(super) fn change(root: BorrowedFd<'_>) -> io::Result<()> {
+    nix::unistd::fchdir(root)?;
+    nix::unistd::chroot(".")?;
+    Ok(nix::unistd::chdir("/")?)
 }
 
 #[cfg(test)]

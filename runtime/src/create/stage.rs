@@ -11,7 +11,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 
 use super::child::{self, Inherited};
-use super::{LaunchError, failed, users};
+use super::{LaunchError, enter, failed, users};
 use crate::plan::Plan;
 use crate::sys::clone::{self, Child};
 use crate::sys::fdpass;
@@ -68,7 +68,7 @@ fn beget(plan: &Plan, inherited: &Inherited) -> Result<Child, String> {
             .map_err(reason(format!("join {:?}", join.path)))?;
     }
     if plan.joins(libc::CLONE_NEWUSER) {
-        child::become_root().map_err(reason("become root of the user namespace".into()))?;
+        enter::become_root().map_err(reason("become root of the user namespace".into()))?;
     }
     drop(files);
     clone::spawn_sibling(plan.unshare, || child::container(plan, inherited))

@@ -121,8 +121,6 @@ fn check_linux(linux: &Linux) -> Checked {
         let fine = namespace.path().as_ref().is_none_or(|path| path.is_absolute());
         require(fine, &format!("{at}.path"), "must be an absolute path")?;
     }
-    let mount = LinuxNamespaceType::Mount as u64;
-    require(seen.contains(&mount), "linux.namespaces", "a mount namespace is required")?;
     for (key, value) in linux.sysctl().iter().flatten() {
         let field = || format!("linux.sysctl[{key:?}]");
         sysctl_path(key).map_err(|why| ConfigError::field(field(), why))?;
@@ -225,7 +223,6 @@ mod tests {
             ("/hostname", json!("x"), "hostname: needs a uts"),
             ("/linux/sysctl", json!({"net.ipv4.ip_forward": "1\n2"}), "linux.sysctl["),
             ("/linux/sysctl", json!({"net.../x": "1"}), "linux.sysctl["),
-            ("/linux/namespaces", json!([{"type": "pid"}]), "linux.namespaces: a mount"),
             (
                 "/linux/namespaces",
                 json!([{"type": "mount"}, {"type": "mount"}]),

@@ -62,6 +62,28 @@ impl Plan {
         self.users.is_some() || self.joins(libc::CLONE_NEWUSER)
     }
 
+    /// Moves the root over the old one instead of pivoting (`--no-pivot`).
+    pub(crate) fn without_pivot(&mut self) {
+        for step in &mut self.steps {
+            if *step == Step::Pivot {
+                *step = Step::MoveRoot;
+            }
+        }
+    }
+
+    /// Places in the root where mounts stay when the container has ended: those of a container without a mount
+    /// namespace.
+    pub(crate) fn lasting_mounts(&self) -> Vec<PathBuf> {
+        if !self.steps.contains(&Step::ChangeRoot) {
+            return Vec::new();
+        }
+        let place = |step: &Step| match step {
+            Step::Mount(mount) => Some(mount.destination.clone()),
+            _ => None,
+        };
+        self.steps.iter().filter_map(place).collect()
+    }
+
     /// Whether a namespace of this CLONE_NEW* kind is entered.
     pub(crate) fn joins(&self, kind: i32) -> bool {
         self.join.iter().any(|join| join.kind == kind)
@@ -94,6 +116,10 @@ pub(crate) enum Step {
     Terminal,
     MakeDirectory(PathBuf),
     Pivot,
+    /// Instead of the pivot, where the host's root is a ramdisk, which cannot be pivoted.
+    MoveRoot,
+    /// Instead of the pivot, in a mount namespace that is not the container's.
+    ChangeRoot,
     /// MS_* propagation of the new root alone.
     RootPropagation(u64),
     Readonly(PathBuf),
@@ -107,6 +133,8 @@ pub(crate) enum Step {
 pub(crate) enum Root {
     /// An existing directory.
     Directory(PathBuf),
+    /// The same, as it is: no mount is made of it.
+    InPlace(PathBuf),
     /// Topmost layer first.
     Overlay { lower: Vec<PathBuf>, upper: PathBuf, work: PathBuf },
 }
@@ -120,6 +148,7 @@ impl std::fmt::Display for Step {
             Step::Domainname(name) => write!(f, "set domainname {name:?}"),
             Step::Sysctl { path, value } => write!(f, "write {value:?} to sysctl {path:?}"),
             Step::Propagation(_) => write!(f, "set the propagation of the mount tree"),
+            Step::Root(Root::InPlace(path)) => write!(f, "open the root {path:?}"),
             Step::Root(Root::Directory(path)) => write!(f, "bind the root {path:?}"),
             Step::Root(Root::Overlay { .. }) => write!(f, "mount the overlay root"),
             Step::Mount(mount) => write!(f, "{mount}"),
@@ -128,6 +157,8 @@ impl std::fmt::Display for Step {
             Step::Terminal => write!(f, "set up the terminal"),
             Step::MakeDirectory(path) => write!(f, "make directory {path:?}"),
             Step::Pivot => write!(f, "pivot to the new root"),
+            Step::MoveRoot => write!(f, "move the new root over the old one"),
+            Step::ChangeRoot => write!(f, "change to the root"),
             Step::RootPropagation(_) => write!(f, "set the propagation of the root"),
             Step::Readonly(path) => write!(f, "make {path:?} read-only"),
             Step::Mask(path) => write!(f, "mask {path:?}"),
@@ -167,14 +198,24 @@ pub(crate) fn plan(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Result<Plan, 
         steps.push(Step::Sysctl { path, value: value.clone() });
     }
     let propagation = root_propagation(linux)?;
+    let has_tree =
+        unshare & libc::CLONE_NEWNS != 0 || join.iter().any(|j| j.kind == libc::CLONE_NEWNS);
+    if !has_tree {
+        refuse_without_tree(spec, linux, rootfs)?;
+    }
     let whole = match propagation {
         None => libc::MS_SLAVE,
         // What cannot be bound cannot be put into the container either: that is for its root, in the end.
         Some(libc::MS_UNBINDABLE) => libc::MS_PRIVATE,
         Some(asked) => asked,
     };
-    steps.push(Step::Propagation(whole | libc::MS_REC));
-    steps.push(Step::Root(root(spec, rootfs, bundle)));
+    if has_tree {
+        steps.push(Step::Propagation(whole | libc::MS_REC));
+    }
+    steps.push(Step::Root(match root(spec, rootfs, bundle) {
+        Root::Directory(path) if !has_tree => Root::InPlace(path),
+        other => other,
+    }));
     let mounts = mounts::plan(spec, bundle)?;
     let own_dev = mounts::device_directory_is_ours(&mounts);
     steps.extend(mounts.into_iter().map(Step::Mount));
@@ -186,7 +227,7 @@ pub(crate) fn plan(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Result<Plan, 
         steps.push(Step::Terminal);
     }
     steps.push(Step::MakeDirectory(process.cwd.clone()));
-    steps.push(Step::Pivot);
+    steps.push(if has_tree { Step::Pivot } else { Step::ChangeRoot });
     steps.extend(propagation.map(Step::RootPropagation));
     let paths = |list: &Option<Vec<String>>| -> Vec<PathBuf> {
         list.iter().flatten().map(PathBuf::from).collect()
@@ -197,6 +238,26 @@ pub(crate) fn plan(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Result<Plan, 
         steps.push(Step::ReadonlyRoot);
     }
     Ok(Plan { unshare, join, users, time, steps, process })
+}
+
+/// Refuses what would change the mounts of whoever calls us: the container has no mount namespace.
+fn refuse_without_tree(spec: &Spec, linux: &Linux, rootfs: &Rootfs) -> Result<(), ConfigError> {
+    let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let propagation = linux.rootfs_propagation().as_ref();
+    let refused = [
+        (some(linux.masked_paths()), "linux.maskedPaths"),
+        (some(linux.readonly_paths()), "linux.readonlyPaths"),
+        (propagation.is_some_and(|text| !text.is_empty()), "linux.rootfsPropagation"),
+        (spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)), "root.readonly"),
+        (*rootfs != Rootfs::Bundle, "root"),
+        (spec.process().as_ref().is_some_and(|p| p.terminal() == Some(true)), "process.terminal"),
+    ];
+    match refused.into_iter().find(|(present, _)| *present) {
+        Some((_, field)) => {
+            Err(ConfigError::field(field, "needs a mount namespace in linux.namespaces"))
+        }
+        None => Ok(()),
+    }
 }
 
 fn root(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Root {
