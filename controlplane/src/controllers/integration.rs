@@ -251,6 +251,10 @@ async fn a_deployment_lives_through_the_real_api() {
         .until("3/3 ready", |s| is_rolled_out(s, "myapp:1.0") && ready_endpoints(s) == 3, |_| ())
         .await;
     cluster.is_quiet().await;
+    let generation = |cluster: &Cluster| {
+        cluster.value(DEPLOYMENTS, "team", "myapp")["metadata"]["generation"].clone()
+    };
+    assert_eq!(generation(&cluster), 1, "the rollout itself wants nothing");
     assert_eq!(cluster.value("nodes", "", "n")["spec"]["podCIDR"], "10.244.0.0/24");
     assert_eq!(cluster.value("configmaps", "team", "kube-root-ca.crt")["data"]["ca.crt"], "PEM");
     let events = cluster.store.list("events", Some("team"));
@@ -277,6 +281,7 @@ async fn a_deployment_lives_through_the_real_api() {
         cluster.value(DEPLOYMENTS, "team", "myapp")["metadata"]["annotations"]["deployment.kubernetes.io/revision"],
         "2"
     );
+    assert_eq!(generation(&cluster), 2);
 
     cluster.change(DEPLOYMENTS, "team", "myapp", None, |d| d["spec"]["replicas"] = json!(5)).await;
     cluster

@@ -174,8 +174,13 @@ impl World {
         match sub {
             Some("status") => {
                 let status = value["status"].take();
+                let annotations = value["metadata"]["annotations"].take();
                 value = before.clone();
                 value["status"] = status;
+                // Labels and the rest are the main resource's; annotations are everybody's.
+                if !annotations.is_null() {
+                    value["metadata"]["annotations"] = annotations;
+                }
             }
             _ => value["status"] = before["status"].clone(),
         }

@@ -62,9 +62,11 @@ pub(super) fn sync(rollout: &Rollout, outcome: &mut Outcome) -> bool {
     }
     let known = rollout.deployment.metadata.annotations.as_ref().and_then(|a| a.get(REVISION));
     if known.is_none_or(|known| *known != number.to_string()) {
-        outcome.push(look::edited(&rollout.object, |value| {
-            value["metadata"]["annotations"][REVISION] = number.to_string().into();
-        }));
+        // Through the status, as nothing else is wanted of the Deployment than before.
+        let mut object = rollout.object.value();
+        object["metadata"]["annotations"][REVISION] = number.to_string().into();
+        let (resource, subresource) = (rollout.object.resource, Some("status"));
+        outcome.push(Change::Update { resource, subresource, object });
         return false;
     }
     true

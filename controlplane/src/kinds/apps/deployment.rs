@@ -63,8 +63,9 @@ impl Strategy for Deployments {
     fn prepare(&self, value: &mut Value, op: Operation<'_>) {
         edit::guard_status(value, op);
         edit::count_generation(value, op);
-        // Annotations are a part of what is wanted: rollouts copy them to the ReplicaSets.
-        if let Operation::Update { old, .. } = op {
+        // Annotations are a part of what is wanted: rollouts copy them to the ReplicaSets. Through the status, the
+        // rollout itself notes its revision.
+        if let Operation::Update { old, subresource: "" } = op {
             let generation = |v: &Value| v["metadata"]["generation"].as_i64().unwrap_or(0);
             let notes = |v: &Value| v["metadata"].get("annotations").cloned().unwrap_or(json!({}));
             if generation(value) == generation(old) && notes(value) != notes(old) {

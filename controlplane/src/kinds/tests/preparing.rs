@@ -24,6 +24,9 @@ fn generation_counts_what_is_wanted() {
     assert_eq!(generation(&labelled), 1);
     let (annotated, _) = update(&stored, "", |v| v["metadata"]["annotations"] = json!({"a": "b"}));
     assert_eq!(generation(&annotated), 2);
+    let revision = json!({"deployment.kubernetes.io/revision": "1"});
+    let (noted, _) = update(&stored, "status", |v| v["metadata"]["annotations"] = revision.clone());
+    assert_eq!((generation(&noted), &noted["metadata"]["annotations"]), (json!(1), &revision));
     let (forged, _) = update(&stored, "", |v| v["metadata"]["generation"] = json!(9));
     assert_eq!(generation(&forged), 1);
 }
