@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <net/if.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
@@ -19,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -98,9 +100,20 @@ static void become(void)
 	check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
 }
 
-static void container(const char *rootfs, char **argv)
+static void loopback_up(void)
+{
+	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+	int any = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	check(any, "socket");
+	check(ioctl(any, SIOCSIFFLAGS, &request), "bring lo up");
+	close(any);
+}
+
+static void container(const char *rootfs, int net, char **argv)
 {
 	setsid();
+	if (net)
+		loopback_up();
 	check(mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL), "propagation");
 	check(mount(rootfs, rootfs, NULL, MS_BIND | MS_REC, NULL), "bind the root");
 	check(chdir(rootfs), "enter the root");
@@ -157,7 +170,7 @@ static int run(const char *rootfs, const char *cgroup, int net, char **argv)
 	check(mkdir(cgroup, 0755), cgroup);
 	long pid = clone_into(directory_of(cgroup), net ? flags | CLONE_NEWNET : flags);
 	if (pid == 0)
-		container(rootfs, argv);
+		container(rootfs, net, argv);
 	int status = end_of(pid);
 	check(rmdir(cgroup), "remove the cgroup");
 	return status;

@@ -201,7 +201,9 @@ fn build(
     join(plan)?;
     let mut builder = Builder { plan, root: None, sources, parents: LastParent::default() };
     for step in &plan.steps {
-        fault::point(step).map_err(named(step.to_string()))?;
+        // The name only when it is needed: writing forty of them takes as long as some of the steps.
+        let failed = |error| named(step.to_string())(error);
+        fault::point(step).map_err(failed)?;
         let done = match step {
             Step::LookForProgram => {
                 lookup::look_for(&plan.process)?;
@@ -213,7 +215,7 @@ fn build(
             },
             _ => builder.perform(step),
         };
-        done.map_err(named(step.to_string()))?;
+        done.map_err(failed)?;
     }
     Ok(())
 }

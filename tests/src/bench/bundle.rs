@@ -113,7 +113,7 @@ fn make_root(programs: &Programs) -> PathBuf {
         fs::create_dir_all(root.join(directory)).expect("make the root");
     }
     fs::copy(&programs.busybox, root.join("bin/busybox")).expect("copy busybox");
-    for tool in ["sh", "true", "sleep", "grep", "hostname", "stat"] {
+    for tool in ["sh", "true", "sleep", "grep", "hostname", "stat", "cat"] {
         symlink("busybox", root.join("bin").join(tool)).expect("link a tool");
     }
     root

@@ -107,7 +107,8 @@ fn same_container(programs: &Programs, kind: Kind) {
     let script = "while read -r _ _ _ _ at options _; do \
                   echo \"$at ${options%%,*} $(stat -f -c %T \"$at\") $(stat -c %F \"$at\")\"; \
                   done < /proc/self/mountinfo; stat -c '%n %F %t %T' /dev/*; \
-                  grep -e Cap -e NoNewPrivs -e Seccomp: /proc/self/status; ulimit -n; hostname";
+                  grep -e Cap -e NoNewPrivs -e Seccomp: /proc/self/status; ulimit -n; hostname; \
+                  cat /sys/class/net/lo/flags";
     let bundle = Bundle::make(programs, kind, &["/bin/sh", "-c", script]);
     let look = |who: Who| {
         let text = output(&bundle.run(who, "same"));

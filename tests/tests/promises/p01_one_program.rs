@@ -15,6 +15,13 @@ fn the_program_is_static() {
     let said = outcome.stdout + &outcome.stderr;
     let fine = said.contains("statically linked") || said.contains("not a dynamic executable");
     assert!(fine, "ldd says: {said}");
+    // The program headers of a 64-bit ELF file: none names an interpreter.
+    let program = fs::read(paths::kobune()).expect("read the program");
+    let number = |at: usize| usize::from(u16::from_le_bytes([program[at], program[at + 1]]));
+    let (first, size, count) = (64, number(54), number(56));
+    let kinds: Vec<usize> = (0..count).map(|nth| number(first + nth * size)).collect();
+    assert!(kinds.contains(&1), "no PT_LOAD among {kinds:?}: not the headers");
+    assert!(!kinds.contains(&3), "a PT_INTERP among {kinds:?}");
 }
 
 /// The harness starts every node with an empty PATH; here the whole demo runs so.
