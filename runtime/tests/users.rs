@@ -11,7 +11,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 use common::bundle::Bundle;
-use common::namespace;
+use common::{Pod, namespace};
 use serde_json::{Value, json};
 
 /// The ids of the host that stand for 0 to 65535 in the container.
@@ -312,4 +312,37 @@ fn the_root_of_a_user_namespace_is_moved_where_it_cannot_be_pivoted() {
         config["process"]["args"] = json!(["/bin/sh", "-c", "id -u; ls -d /bin/sh /proc/self"]);
     });
     assert_eq!(bundle.good("run --no-pivot --bundle BUNDLE ID"), "0\n/bin/sh\n/proc/self\n");
+}
+
+#[test]
+fn a_container_of_a_pod_has_a_user_namespace() {
+    let pod = Pod::new();
+    let users = |config: &mut Value| {
+        namespaces(config).push(json!({"type": "user"}));
+        config["linux"]["uidMappings"] = maps(65536);
+        config["linux"]["gidMappings"] = maps(65536);
+        config["process"]["oomScoreAdj"] = 500.into();
+    };
+    // The layer is root's on the disk; so is what the container writes.
+    let script = "id -u; stat -c %u:%g /bin/busybox /etc; cat /proc/self/uid_map; echo new > /etc/new; \
+        touch /tmp/x; hostname; cat /proc/self/oom_score_adj";
+    let lines = pod.sh(script, users);
+    assert_eq!(lines[..3], ["0", "0:0", "0:0"], "{lines:?}");
+    assert!(lines[3].split_whitespace().eq(["0", "100000", "65536"]), "{lines:?}");
+    assert_eq!(lines[4..], ["testpod", "500"], "{lines:?}");
+    let first = pod.start("app", &["/bin/sleep", "1000"], users);
+    assert_ne!(namespace(first, "user"), namespace(pod.supervisor, "user"));
+    assert_eq!(fs::metadata(format!("/proc/{first}")).unwrap().uid(), BASE);
+    // One more container in the same user namespace, and one more process.
+    let second = pod.start("other", &["/bin/sleep", "1000"], |config| {
+        namespaces(config).push(json!({"type": "user", "path": format!("/proc/{first}/ns/user")}));
+    });
+    assert_eq!(namespace(first, "user"), namespace(second, "user"));
+    for name in ["app", "other"] {
+        let (code, out, error) =
+            common::exec(&pod, name, common::process(&["/bin/stat", "-c", "%u", "/bin/busybox"]))
+                .unwrap();
+        assert_eq!((code, &*out), (0, "0\n"), "{error}");
+    }
+    pod.end();
 }

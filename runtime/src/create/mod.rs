@@ -19,6 +19,7 @@ mod child;
 mod copy_up;
 mod enter;
 mod inside;
+mod layers;
 mod lookup;
 mod message;
 mod mounts;

@@ -9,10 +9,10 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{SFlag, fstat};
 
 use super::{copy_up, inside, root};
-use crate::plan::{Change, MountKind, MountPlan};
+use crate::plan::{Change, Instead, MountKind, MountPlan};
 use crate::sys::mount::{self as kernel, Filesystem, MountAttr};
 
-/// Makes one mount of config.json and returns it; a bind mount may have been opened by the parent.
+/// Makes one mount of config.json and returns it; somebody with more rights may have opened it for us.
 pub(super) fn mount(
     root: BorrowedFd<'_>,
     plan: &MountPlan,
@@ -37,7 +37,11 @@ pub(super) fn mount(
             if options.iter().any(|(_, value)| is_long(value)) {
                 return mount_at_once(root, plan, target.as_fd());
             }
-            (new_filesystem(plan, target.as_fd(), mode)?, target)
+            let mount = match opened {
+                Some(mount) => mount,
+                None => new_filesystem(plan, target.as_fd(), mode)?,
+            };
+            (mount, target)
         }
     };
     change(mount.as_fd(), plan.change, false)?;
@@ -85,7 +89,7 @@ fn new_filesystem(
     let has_mode = options.iter().any(|(key, _)| key == "mode");
     let mode = mode.filter(|_| kind == "tmpfs" && !has_mode);
     match (filesystem(kind, source.as_deref(), options, mode), instead) {
-        (Err(error), Some(host)) if error.raw_os_error() == Some(libc::EPERM) => {
+        (Err(error), Some(Instead::Host(host))) if error.raw_os_error() == Some(libc::EPERM) => {
             // With all below it: what hides a part of it must stay.
             let mount = open_source(Path::new(host), true).map_err(|_| error)?;
             change(mount.as_fd(), plan.change, true)?;
@@ -96,6 +100,16 @@ fn new_filesystem(
             Ok(mount)
         }
         (made, _) => made,
+    }
+}
+
+/// A mount that the container's first process may not make itself, from a process that may.
+pub(super) fn made_on_the_way(plan: &MountPlan) -> io::Result<Option<OwnedFd>> {
+    match &plan.kind {
+        MountKind::Filesystem { kind, source, options, instead: Some(Instead::Stage), .. } => {
+            filesystem(kind, source.as_deref(), options, None).map(Some)
+        }
+        _ => Ok(None),
     }
 }
 

@@ -2,10 +2,11 @@
 //! and what only the host may show with other owners.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use super::{LaunchError, failed, mounts, root, users};
-use crate::plan::{IdMapped, MountKind, MountPlan, Plan, Step};
+use super::{LaunchError, failed, layers, mounts, root, users};
+use crate::plan::{IdMapped, MountKind, MountPlan, Plan, Root, Step};
 use crate::sys::mount::{self as kernel, MountAttr};
 
 /// In the order in which the child looks for them.
@@ -41,7 +42,7 @@ impl Sources {
             match step {
                 Step::Propagation(flags) => propagation = flags & !libc::MS_REC,
                 Step::Root(wanted) if distant => {
-                    let mount = root::detached(wanted).map_err(failed(step.to_string()))?;
+                    let mount = open_root(plan, wanted).map_err(failed(step.to_string()))?;
                     sources.list.push(Source { place: Place::Root, mount, waiting: None });
                 }
                 Step::Mount(mount) if distant || mount.idmap.is_some() => {
@@ -79,6 +80,20 @@ impl Sources {
     }
 }
 
+fn open_root(plan: &Plan, wanted: &Root) -> io::Result<OwnedFd> {
+    if !matches!(wanted, Root::Overlay { .. }) {
+        // Whoever made the directory has chosen the owners.
+        return root::detached(wanted);
+    }
+    let joined = plan.join.iter().find(|join| join.kind == libc::CLONE_NEWUSER);
+    let users = match (&plan.users, joined) {
+        (Some(maps), _) => users::make(maps)?,
+        (None, Some(join)) => File::open(&join.path)?.into(),
+        (None, None) => return root::detached(wanted),
+    };
+    layers::overlay(wanted, users.as_fd())
+}
+
 fn open_bind(plan: &Plan, mount: &MountPlan) -> Result<Option<Source>, LaunchError> {
     let MountKind::Bind { source, recursive } = &mount.kind else { return Ok(None) };
     let place = Place::Mount(mount.index);
@@ -99,7 +114,7 @@ fn open_bind(plan: &Plan, mount: &MountPlan) -> Result<Option<Source>, LaunchErr
     Ok(Some(source))
 }
 
-fn cannot_map(place: Place) -> impl FnOnce(std::io::Error) -> LaunchError {
+fn cannot_map(place: Place) -> impl FnOnce(io::Error) -> LaunchError {
     move |error| {
         let Place::Mount(index) = place else { return failed("map the ids of the root")(error) };
         let why = match error.raw_os_error() {

@@ -4,15 +4,16 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 
 use super::child::{self, Inherited};
-use super::{LaunchError, enter, failed, users};
-use crate::plan::Plan;
+use super::sources::Place;
+use super::{LaunchError, enter, failed, mounts, users};
+use crate::plan::{Plan, Step};
 use crate::sys::clone::{self, Child};
 use crate::sys::fdpass;
 
@@ -62,7 +63,11 @@ fn beget(plan: &Plan, inherited: &Inherited) -> Result<Child, String> {
     for join in &plan.join {
         files.push(File::open(&join.path).map_err(reason(format!("open {:?}", join.path)))?);
     }
+    let (mut made, mut inherited) = (Vec::new(), inherited.clone());
     for (join, file) in plan.join.iter().zip(&files) {
+        if join.kind == libc::CLONE_NEWUSER {
+            made = make_mounts(plan)?;
+        }
         setns(file, CloneFlags::from_bits_retain(join.kind))
             .map_err(io::Error::from)
             .map_err(reason(format!("join {:?}", join.path)))?;
@@ -71,6 +76,22 @@ fn beget(plan: &Plan, inherited: &Inherited) -> Result<Child, String> {
         enter::become_root().map_err(reason("become root of the user namespace".into()))?;
     }
     drop(files);
-    clone::spawn_sibling(plan.unshare, || child::container(plan, inherited))
+    if !plan.joins(libc::CLONE_NEWUSER) {
+        made = make_mounts(plan)?;
+    }
+    inherited.sources.extend(made.iter().map(|(place, mount)| (*place, mount.as_raw_fd())));
+    clone::spawn_sibling(plan.unshare, || child::container(plan, &inherited))
         .map_err(reason("clone the container's first process".into()))
+}
+
+/// Mounts that show a namespace that we have joined; the host's root may make them, the container's may not.
+fn make_mounts(plan: &Plan) -> Result<Vec<(Place, OwnedFd)>, String> {
+    let mut made = Vec::new();
+    for step in &plan.steps {
+        let Step::Mount(mount) = step else { continue };
+        let opened = mounts::made_on_the_way(mount)
+            .map_err(|error| format!("{step}: {}", crate::sys::process::reason(&error)))?;
+        made.extend(opened.map(|opened| (Place::Mount(mount.index), opened)));
+    }
+    Ok(made)
 }

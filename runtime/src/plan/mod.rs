@@ -29,7 +29,7 @@ use crate::oci::ConfigError;
 use crate::wire::Rootfs;
 
 pub(crate) use devices::{Device, DeviceKind};
-pub(crate) use mounts::{IdMapped, MountKind, MountPlan};
+pub(crate) use mounts::{IdMapped, Instead, MountKind, MountPlan};
 pub(crate) use options::{Change, MOUNT_OPTIONS};
 pub(crate) use process::{Capabilities, Limit, ProcessPlan};
 pub(crate) use users::{IdMaps, encode as encode_ids};

@@ -27,6 +27,14 @@ pub(crate) struct MountPlan {
     pub(crate) idmap: Option<IdMapped>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Instead {
+    /// The host's mount is shown: the namespace is the host's.
+    Host(&'static str),
+    /// Made on the way, in the namespace that is joined, before the user namespace.
+    Stage,
+}
+
 /// Other owners than the filesystem has.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct IdMapped {
@@ -52,9 +60,9 @@ pub(crate) enum MountKind {
         kind: String,
         source: Option<String>,
         options: Vec<(String, Option<String>)>,
-        /// The host's mount, shown where this one is not ours to make: it would belong to a namespace of the host
-        /// while we are root of a user namespace only.
-        instead: Option<&'static str>,
+        /// Where it comes from if it is not ours to make: it shows a namespace that is not the container's own while
+        /// we are root of a user namespace only.
+        instead: Option<Instead>,
         /// Begins with what it covers.
         copy_up: bool,
     },
@@ -80,7 +88,10 @@ pub(super) fn plan(spec: &Spec, bundle: &Path) -> Result<Vec<MountPlan>, ConfigE
     let linux = spec.linux().iter().filter_map(|linux| linux.namespaces().as_ref());
     let namespaces: Vec<_> = linux.flatten().collect();
     let has_users = namespaces.iter().any(|item| item.typ() == LinuxNamespaceType::User);
-    let is_new = |kind| namespaces.iter().any(|item| item.typ() == kind && item.path().is_none());
+    let instead_of = |kind, host| match namespaces.iter().find(|item| item.typ() == kind) {
+        None => Some(Instead::Host(host)),
+        Some(item) => item.path().as_ref().map(|_| Instead::Stage),
+    };
     for mount in &mut plans {
         if mount.idmap.as_ref().is_some_and(|ids| ids.maps.is_none()) && !has_users {
             let field = format!("mounts[{}].uidMappings", mount.index);
@@ -91,9 +102,11 @@ pub(super) fn plan(spec: &Spec, bundle: &Path) -> Result<Vec<MountPlan>, ConfigE
             && has_users
         {
             *instead = match kind.as_str() {
-                "sysfs" if !is_new(LinuxNamespaceType::Network) => Some("/sys"),
-                "proc" if !is_new(LinuxNamespaceType::Pid) => Some("/proc"),
-                "mqueue" if !is_new(LinuxNamespaceType::Ipc) => Some("/dev/mqueue"),
+                "sysfs" => instead_of(LinuxNamespaceType::Network, "/sys"),
+                "mqueue" => instead_of(LinuxNamespaceType::Ipc, "/dev/mqueue"),
+                // Only a process of the pid namespace could make it on the way.
+                "proc" => instead_of(LinuxNamespaceType::Pid, "/proc")
+                    .filter(|instead| *instead != Instead::Stage),
                 _ => None,
             };
         }
