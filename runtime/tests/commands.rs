@@ -400,3 +400,57 @@ fn the_version_reads_as_programs_expect() {
     assert!(bundle.good("--help").contains("checkpoint"));
     assert!(bundle.good("exec --help").contains("--console-socket"));
 }
+
+/// The session keyring that a process of the container is in: serial number and name.
+fn keyrings(listing: &str) -> Vec<(String, String)> {
+    let lines = listing.lines().filter(|line| line.contains("keyring") && line.contains("_ses"));
+    let parse = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        (words[0].to_owned(), words[8].trim_end_matches(':').to_owned())
+    };
+    lines.map(parse).collect()
+}
+
+/// The container's own session keyring, as one more process of it sees it.
+fn own_keyring(bundle: &Bundle) -> Option<(String, String)> {
+    let (code, out, error) = exec(bundle, &[], "cat /proc/keys");
+    assert_eq!(code, 0, "{error}");
+    let name = format!("_ses.{}", bundle.id);
+    keyrings(&out).into_iter().find(|(_, found)| *found == name)
+}
+
+#[test]
+fn a_container_has_its_own_session_keyring() {
+    let bundle = sleeper("keyring");
+    bundle.configure(|config| config["linux"]["maskedPaths"] = json!([]));
+    bundle.start();
+    let first = own_keyring(&bundle);
+    assert!(first.is_some());
+    assert_eq!(own_keyring(&bundle), first, "each process has another one");
+}
+
+#[test]
+fn a_container_can_keep_its_creators_keyring() {
+    let bundle = sleeper("nokeyring");
+    bundle.configure(|config| config["linux"]["maskedPaths"] = json!([]));
+    bundle.good("create --no-new-keyring --bundle BUNDLE ID");
+    bundle.good("start ID");
+    if is_peer() {
+        // runc's exec makes one all the same.
+        return;
+    }
+    assert_eq!(own_keyring(&bundle), None);
+}
+
+#[test]
+fn a_root_that_cannot_be_pivoted_is_moved() {
+    let bundle = Bundle::new("nopivot", &["/bin/true"]);
+    let script = "ls / | grep -c bin; cut -d' ' -f5 /proc/self/mountinfo | head -n1; ls /proc/self/root/bin/busybox";
+    std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/cut")).unwrap();
+    bundle.configure(|config| config["process"]["args"] = json!(["/bin/sh", "-c", script]));
+    let words = ["run", "--no-pivot", "--bundle", "BUNDLE", "ID"];
+    let (code, out, error) = outcome(&bundle, &words);
+    assert_eq!((code, &*out), (0, "1\n/\n/proc/self/root/bin/busybox\n"), "{error}");
+    let moved = outcome(&bundle, &["--debug", "run", "--no-pivot", "--bundle", "BUNDLE", "ID"]).2;
+    assert!(is_peer() || moved.contains("move the new root over"), "{moved}");
+}

@@ -12,6 +12,7 @@ use super::flags::{Command, Flag, Given, ID};
 use super::state::{Saved, Status, start_time};
 use super::{CgroupManager, CliError, Context, cgroups, foreground, manage, message};
 use crate::create::{self, Birth, Bond, Channel, Message, Preserved};
+use crate::plan::Step;
 use crate::supervisor::time;
 use crate::sys::process as sys;
 use crate::wire::Rootfs;
@@ -84,6 +85,7 @@ struct CreateArgs {
     console_socket: Option<PathBuf>,
     preserved: Preserved,
     no_pivot: bool,
+    own_keyring: bool,
 }
 
 impl CreateArgs {
@@ -98,6 +100,7 @@ impl CreateArgs {
             console_socket: given.path("console-socket"),
             preserved,
             no_pivot: given.has("no-pivot"),
+            own_keyring: !given.has("no-new-keyring"),
         })
     }
 }
@@ -130,10 +133,7 @@ fn make(
     let spec = oci::load(&bundle)?;
     let mut plan = plan::plan(&spec, &Rootfs::Bundle, &bundle)?;
     args.preserved.give(&mut plan.process);
-    if args.no_pivot {
-        plan.without_pivot();
-    }
-    plan.steps.push(plan::Step::LookForProgram);
+    adapt(&mut plan, args);
     let terminal = plan.process.terminal.is_some();
     let mut console = Console::choose(terminal, detached, args.console_socket.clone())?;
     console.fit(&mut plan.process);
@@ -169,6 +169,17 @@ fn make(
     done
 }
 
+/// What the command line asks for beside config.json.
+fn adapt(plan: &mut plan::Plan, args: &CreateArgs) {
+    if args.no_pivot {
+        plan.without_pivot();
+    }
+    plan.steps.push(Step::LookForProgram);
+    if args.own_keyring {
+        plan.process.keyring = create::session_keyring(&args.id);
+    }
+}
+
 fn tell_plan(context: &Context, id: &str, plan: &plan::Plan, cgroup: &Path) {
     context.log.debug(|| format!("create {id:?}: cgroup {cgroup:?}"));
     for step in &plan.steps {
@@ -192,6 +203,7 @@ fn saved(args: &CreateArgs, bundle: PathBuf, spec: &Spec, birth: &Birth, cgroup:
         cgroup: cgroup.to_owned(),
         created: time::rfc3339(time::now()),
         owner: nix::unistd::geteuid().as_raw(),
+        own_keyring: args.own_keyring,
         annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
     }
 }

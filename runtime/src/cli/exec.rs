@@ -133,6 +133,7 @@ fn exec(context: &Context, args: &ExecArgs) -> Result<u8, CliError> {
     oci::check_process(&process, "process")?;
     let mut plan = ProcessPlan::of(&process, "process")?;
     args.preserved.give(&mut plan);
+    plan.keyring = create::session_keyring(&saved.id).filter(|_| saved.own_keyring);
     let terminal = plan.terminal.is_some();
     let mut console = Console::choose(terminal, args.detach, args.console_socket.clone())?;
     console.fit(&mut plan);

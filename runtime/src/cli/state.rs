@@ -52,6 +52,9 @@ pub(super) struct Saved {
     /// uid of the creator.
     #[serde(default)]
     pub(super) owner: u32,
+    /// Whether its processes have a session keyring of their own.
+    #[serde(default)]
+    pub(super) own_keyring: bool,
     #[serde(default)]
     pub(super) annotations: BTreeMap<String, String>,
 }

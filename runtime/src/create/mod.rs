@@ -33,6 +33,7 @@ mod stage;
 mod teardown;
 mod users;
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -211,6 +212,11 @@ pub(crate) fn enter(
     let child = clone::spawn(0, cgroup, || child::exec(process, &inherited));
     let child = child.map_err(failed("clone a process for the container"))?;
     Ok(Birth { child, channel: ours })
+}
+
+/// The session keyring of a container's processes, under the name that runc gives it.
+pub(crate) fn session_keyring(id: &str) -> Option<CString> {
+    CString::new(format!("_ses.{id}")).ok()
 }
 
 /// Connects to the start socket of a container that outlived its creator.

@@ -18,7 +18,7 @@ use super::child::{Inherited, fault, named};
 use super::inside;
 use super::message::Failure;
 use crate::plan::{Capabilities, ProcessPlan};
-use crate::sys::{creds, process as sys, tty};
+use crate::sys::{creds, keyring, process as sys, tty};
 
 /// Searched when the process has no PATH.
 pub(super) const DEFAULT_PATH: &str =
@@ -77,6 +77,7 @@ pub(super) fn become_program(
     channel: BorrowedFd<'_>,
     inherited: &Inherited,
 ) -> Result<Infallible, Failure> {
+    enter_keyring(plan).map_err(named("enter the session keyring"))?;
     fault("set the limits")?;
     for limit in &plan.limits {
         set_limit(limit).map_err(named(format!("set limit {}", limit.resource)))?;
@@ -102,6 +103,21 @@ pub(super) fn become_program(
     fault("execute the program")?;
     sys::cloexec_from(inherited.channel_number()).map_err(named("close descriptors"))?;
     Err(execute(plan))
+}
+
+/// Secrets of whoever runs the runtime are not the container's; all processes of a container share theirs. Kernels
+/// without keyrings have nothing to hide.
+fn enter_keyring(plan: &ProcessPlan) -> io::Result<()> {
+    let Some(name) = &plan.keyring else { return Ok(()) };
+    let keyring = match keyring::join(name) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => return Ok(()),
+        other => other?,
+    };
+    // Any user may have made one of this name for others to find.
+    if keyring::owner(keyring)? != nix::unistd::geteuid().as_raw() {
+        return Err(io::Error::other("somebody else has made one of this name"));
+    }
+    keyring::make_searchable(keyring)
 }
 
 /// Without CAP_SYS_RESOURCE a hard limit cannot be raised: then it stays what it is, as other runtimes do.

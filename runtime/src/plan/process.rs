@@ -28,6 +28,8 @@ pub(crate) struct ProcessPlan {
     pub(crate) terminal: Option<(u16, u16)>,
     /// How many of the caller's descriptors, from number 3 on, the program gets as they are.
     pub(crate) preserved: u16,
+    /// The session keyring to enter; without, it keeps its creator's.
+    pub(crate) keyring: Option<CString>,
 }
 
 /// The five sets as bit masks.
@@ -78,6 +80,7 @@ impl ProcessPlan {
             oom_score_adj: process.oom_score_adj(),
             terminal: terminal.then(|| console_size(process)),
             preserved: 0,
+            keyring: None,
         })
     }
 }

@@ -40,7 +40,7 @@ impl Supervisor {
     ) -> Result<Birth, (ErrorKind, String)> {
         let invalid = |error: oci::ConfigError| (ErrorKind::Invalid, error.to_string());
         oci::check_process(&request.process, "process").map_err(invalid)?;
-        let plan = ProcessPlan::of(&request.process, "process").map_err(invalid)?;
+        let mut plan = ProcessPlan::of(&request.process, "process").map_err(invalid)?;
         let streams = match streams {
             _ if plan.terminal.is_some() => [self.null(); 3],
             [input, output, error] => [input.as_fd(), output.as_fd(), error.as_fd()],
@@ -55,6 +55,7 @@ impl Supervisor {
         let (unit, init) = init.ok_or_else(|| {
             (ErrorKind::WrongPhase, format!("container {:?} has ended", request.container))
         })?;
+        plan.keyring = create::session_keyring(&unit.id);
         let cgroup = File::open(&unit.cgroup)
             .map_err(|error| internal(format!("open cgroup {:?}: {error}", unit.cgroup)))?;
         create::enter(&plan, Bond::Mortal, init.pidfd.as_fd(), Some(cgroup.as_fd()), streams)

@@ -26,6 +26,7 @@ const MAX_LEFT: usize = 4 << 20;
 #[derive(Debug)]
 pub(super) struct Unit {
     pub(super) name: String,
+    pub(super) id: String,
     pub(super) cgroup: PathBuf,
     /// Gone once it has ended, or is known to end without having run.
     pub(super) init: Option<Init>,
@@ -99,7 +100,8 @@ impl Unit {
         null: BorrowedFd<'_>,
     ) -> Result<Unit, MakeError> {
         let spec = oci::load(&request.bundle)?;
-        let plan = plan::plan(&spec, &request.rootfs, &request.bundle)?;
+        let mut plan = plan::plan(&spec, &request.rootfs, &request.bundle)?;
+        plan.process.keyring = create::session_keyring(&request.id);
         let cgroup = pod_cgroup.join(&request.container);
         // What a former container of the name left.
         cgroup::kill_pod(&cgroup)?;
@@ -148,7 +150,8 @@ impl Unit {
         let Birth { child, channel } = birth;
         let init =
             Init { pid: child.pid, pidfd: child.pidfd, channel: Some(channel), ready: false };
-        Ok(Unit { name: request.container.clone(), cgroup, init: Some(init), sources, log })
+        let (name, id) = (request.container.clone(), request.id.clone());
+        Ok(Unit { name, id, cgroup, init: Some(init), sources, log })
     }
 
     /// The container has a terminal: what its master shows goes into the log as stdout.

@@ -5,6 +5,7 @@ pub(crate) mod bpf;
 pub(crate) mod clone;
 pub(crate) mod creds;
 pub(crate) mod fdpass;
+pub(crate) mod keyring;
 pub(crate) mod mount;
 pub(crate) mod net;
 pub(crate) mod pidfd;
