@@ -9,6 +9,7 @@ mod create;
 mod fault;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
+mod hooks;
 pub mod oci;
 mod plan;
 pub mod supervisor;

@@ -1,17 +1,18 @@
 //! `create`, `start` and `run`.
 
 use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::Spec;
 
+use super::attend::Attendant;
 use super::console::Console;
 use super::flags::{Command, Flag, Given, ID};
 use super::state::{Saved, Status, start_time};
 use super::{CgroupManager, CliError, Context, cgroups, foreground, manage, message};
-use crate::create::{self, Birth, Bond, Channel, Message, Preserved};
+use crate::create::{self, Birth, Bond, Preserved};
+use crate::hooks::{self, State};
 use crate::plan::Step;
 use crate::supervisor::time;
 use crate::sys::process as sys;
@@ -141,6 +142,12 @@ fn make(
         return message("cgroup manager: only cgroupfs is supported yet");
     }
     let cgroup = cgroups::place(&spec, &args.id)?;
+    let mut saved = saved(args, bundle, &spec, &cgroup);
+    saved.listener = plan.process.confinement.listener().cloned();
+    saved.mounts = plan.lasting_mounts();
+    if let Some(hooks) = &saved.hooks {
+        hooks::weave(hooks, &saved.hook_state("creating", None), &mut plan);
+    }
     tell_plan(context, &args.id, &plan, &cgroup);
     context.store.note_wanted_cgroup(&args.id, &cgroup)?;
     fault("make the cgroup")?;
@@ -151,22 +158,30 @@ fn make(
     let done = born.and_then(|birth| {
         // Written while the new process is at work, but seen only when it is ready: before, an exec would land
         // on the host's root.
-        let mut saved = saved(args, bundle.clone(), &spec, &birth, &cgroup);
-        saved.mounts = plan.lasting_mounts();
+        saved.pid = birth.child.pid;
+        saved.start_time = start_time(saved.pid).unwrap_or_default();
         context.store.prepare(&saved)?;
         fault("hear from the first process")?;
-        hear_ready(&birth.channel, &mut console)?;
+        let state = saved.hook_state("creating", Some(saved.pid));
+        let process = birth.child.pidfd.as_fd();
+        attendant(&saved, process, &state, &mut console).hear_ready(&birth.channel)?;
         fault("save the state")?;
         context.store.publish(&saved.id)?;
         fault("write the pid file")?;
         write_pid(args.pid_file.as_deref(), saved.pid)?;
-        Ok((saved, birth, console))
+        Ok(birth)
     });
-    if done.is_err() {
-        let _ = cgroup::kill_pod(&cgroup);
-        create::unmount(&rootfs(&spec, &bundle), &plan.lasting_mounts());
+    match done {
+        Ok(birth) => Ok((saved, birth, console)),
+        Err(error) => {
+            let _ = cgroup::kill_pod(&cgroup);
+            create::unmount(&saved.rootfs, &saved.mounts);
+            if saved.pid != 0 {
+                manage::run_poststop(context, &saved);
+            }
+            Err(error)
+        }
     }
-    done
 }
 
 /// What the command line asks for beside config.json.
@@ -187,24 +202,24 @@ fn tell_plan(context: &Context, id: &str, plan: &plan::Plan, cgroup: &Path) {
     }
 }
 
-fn rootfs(spec: &Spec, bundle: &Path) -> PathBuf {
-    spec.root().as_ref().map(|root| bundle.join(root.path())).unwrap_or_default()
-}
-
-fn saved(args: &CreateArgs, bundle: PathBuf, spec: &Spec, birth: &Birth, cgroup: &Path) -> Saved {
+/// The process is not there yet.
+fn saved(args: &CreateArgs, bundle: PathBuf, spec: &Spec, cgroup: &Path) -> Saved {
+    let root = spec.root().as_ref().map(|root| bundle.join(root.path()));
     let annotations = spec.annotations().iter().flatten();
     Saved {
         id: args.id.clone(),
-        rootfs: rootfs(spec, &bundle),
+        rootfs: root.unwrap_or_default(),
         mounts: Vec::new(),
         bundle,
-        pid: birth.child.pid,
-        start_time: start_time(birth.child.pid).unwrap_or_default(),
+        pid: 0,
+        start_time: 0,
         cgroup: cgroup.to_owned(),
         created: time::rfc3339(time::now()),
         owner: nix::unistd::geteuid().as_raw(),
         own_keyring: args.own_keyring,
         annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        listener: None,
+        hooks: spec.hooks().clone(),
     }
 }
 
@@ -226,37 +241,6 @@ fn begin(
 
 pub(super) fn fault(point: &str) -> Result<(), CliError> {
     fault::point(point).map_err(CliError::io(point))
-}
-
-/// Waits until a container's first process is ready to be started.
-fn hear_ready(channel: &Channel, console: &mut Console) -> Result<(), CliError> {
-    match hear(channel, console)? {
-        Message::Ready => Ok(()),
-        _ => message("the container's first process died before it was ready"),
-    }
-}
-
-/// Waits until a process has executed its program (or died: nobody can tell the two apart here).
-pub(super) fn hear_executed(channel: &Channel, console: &mut Console) -> Result<(), CliError> {
-    hear(channel, console).map(drop)
-}
-
-/// The last thing that the new process says; never a failure.
-fn hear(channel: &Channel, console: &mut Console) -> Result<Message, CliError> {
-    let failed = || CliError::io("hear from the new process");
-    loop {
-        let mut wait = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut wait, PollTimeout::NONE) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(errno) => return Err(failed()(errno.into())),
-        }
-        match channel.receive().map_err(failed())? {
-            None => {}
-            Some((last @ (Message::Ready | Message::Closed), _)) => return Ok(last),
-            Some((Message::Failed(failure), _)) => return Err(CliError::Failure(failure)),
-            Some((Message::Terminal, master)) => console.take(master)?,
-        }
-    }
 }
 
 /// Whole or not at all: others wait for it to appear.
@@ -287,7 +271,30 @@ fn start(context: &Context, id: &str) -> Result<(), CliError> {
     // Whatever comes now, it is not waiting any more.
     let _ = fs::remove_file(&socket);
     fault("hear that the program is executed")?;
-    hear_executed(&channel, &mut Console::None)
+    let process = saved.process();
+    let process = process.as_ref().map_or(channel.as_fd(), AsFd::as_fd);
+    let state = saved.hook_state("creating", Some(saved.pid));
+    attendant(&saved, process, &state, &mut Console::None).hear_executed(&channel)?;
+    run_poststart(context, &saved);
+    Ok(())
+}
+
+fn attendant<'a>(
+    saved: &'a Saved,
+    process: BorrowedFd<'a>,
+    state: &'a State,
+    console: &'a mut Console,
+) -> Attendant<'a> {
+    let (hooks, listener) = (saved.hooks.as_ref(), saved.listener.as_ref());
+    Attendant { process, console, state, hooks, listener, pid: saved.pid }
+}
+
+/// The program runs: what fails now is only told.
+fn run_poststart(context: &Context, saved: &Saved) {
+    let Some(hooks) = &saved.hooks else { return };
+    for error in hooks::poststart(hooks, &saved.hook_state("running", Some(saved.pid))) {
+        context.log.warning(&error.to_string());
+    }
 }
 
 /// The exit code is the container's.
@@ -305,7 +312,10 @@ fn run(context: &Context, args: &CreateArgs, detach: bool, keep: bool) -> Result
         let (saved, birth, console) = make(context, args, Bond::Independent, false)?;
         fault("let the program be executed")?;
         birth.channel.go().map_err(CliError::io("start the container"))?;
-        hear_executed(&birth.channel, &mut Console::None)?;
+        let state = saved.hook_state("creating", Some(saved.pid));
+        let process = birth.child.pidfd.as_fd();
+        attendant(&saved, process, &state, &mut Console::None).hear_executed(&birth.channel)?;
+        run_poststart(context, &saved);
         fault("wait for the first process")?;
         let lock = lock.release()?;
         Ok((foreground::wait(&birth, &signals, console)?, saved, lock))

@@ -17,6 +17,8 @@ pub(super) enum CliError {
     Cgroup(#[from] crate::cgroup::CgroupError),
     #[error(transparent)]
     Launch(#[from] crate::create::LaunchError),
+    #[error(transparent)]
+    Hook(#[from] crate::hooks::HookError),
     /// The program cannot be executed, or something before it failed.
     #[error("{}", .0.message)]
     Failure(crate::create::Failure),

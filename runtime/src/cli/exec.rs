@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{
-    Capabilities, Capability, LinuxCapabilities, LinuxCapabilitiesBuilder, Process,
+    Capabilities, Capability, LinuxCapabilities, LinuxCapabilitiesBuilder, Process, Spec,
 };
 
+use super::attend::Attendant;
 use super::console::Console;
 use super::flags::{ANY, Command, Flag, Given};
 use super::state::{Saved, Status};
@@ -15,7 +16,7 @@ use super::{CliError, Context, create as birth, foreground, message};
 use crate::bounded;
 use crate::create::{self, Bond, Preserved};
 use crate::oci;
-use crate::plan::ProcessPlan;
+use crate::plan::{Confinement, ProcessPlan};
 use crate::sys::process as sys;
 
 /// The largest file with a process, in bytes.
@@ -129,9 +130,13 @@ fn exec(context: &Context, args: &ExecArgs) -> Result<u8, CliError> {
     let Some(init) = saved.process().filter(|_| status == Status::Running) else {
         return message(format!("cannot exec in a {} container", status.name()));
     };
-    let process = process(&saved, args)?;
+    let spec = oci::load(&saved.bundle)?;
+    let process = process(&spec, args)?;
     oci::check_process(&process, "process")?;
     let mut plan = ProcessPlan::of(&process, "process")?;
+    if let Some(linux) = spec.linux() {
+        plan.confinement = Confinement::of(linux)?;
+    }
     args.preserved.give(&mut plan);
     plan.keyring = create::session_keyring(&saved.id).filter(|_| saved.own_keyring);
     let terminal = plan.terminal.is_some();
@@ -143,7 +148,16 @@ fn exec(context: &Context, args: &ExecArgs) -> Result<u8, CliError> {
     let streams = [0, 1, 2].map(sys::borrow);
     context.log.debug(|| format!("exec in {:?}: {:?}", args.id, plan.args));
     let new = create::enter(&plan, Bond::Independent, init.as_fd(), Some(cgroup.as_fd()), streams)?;
-    birth::hear_executed(&new.channel, &mut console)?;
+    let state = saved.hook_state("running", Some(saved.pid));
+    let attendant = Attendant {
+        process: new.child.pidfd.as_fd(),
+        console: &mut console,
+        state: &state,
+        hooks: None,
+        listener: plan.confinement.listener(),
+        pid: new.child.pid,
+    };
+    attendant.hear_executed(&new.channel)?;
     birth::write_pid(args.pid_file.as_deref(), new.child.pid)?;
     if args.detach { Ok(0) } else { foreground::wait(&new, &signals, console) }
 }
@@ -162,7 +176,7 @@ fn cgroup(saved: &Saved, args: &ExecArgs) -> Result<PathBuf, CliError> {
 }
 
 /// The process to run: a file, or the container's own with what the arguments change.
-fn process(saved: &Saved, args: &ExecArgs) -> Result<Process, CliError> {
+fn process(spec: &Spec, args: &ExecArgs) -> Result<Process, CliError> {
     if let Some(path) = &args.process {
         let text =
             bounded::read(path, MAX_PROCESS).map_err(CliError::io(format!("read {path:?}")))?;
@@ -172,7 +186,6 @@ fn process(saved: &Saved, args: &ExecArgs) -> Result<Process, CliError> {
             CliError::Message(format!("parse {path:?}: {field}: {}", error.into_inner()))
         });
     }
-    let spec = oci::load(&saved.bundle)?;
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(args.command.clone()));
     change(&mut process, &args.change)?;

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::flags::{ANY, Command, ID};
 use super::{CliError, message, say};
 use crate::oci;
+use crate::plan::seccomp;
 
 pub(super) static FEATURES: Command = Command {
     name: "features",
@@ -54,7 +55,7 @@ fn features() -> Result<(), CliError> {
     let features = json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": oci::SPEC_VERSION,
-        "hooks": [],
+        "hooks": crate::hooks::PHASES,
         "mountOptions": crate::plan::MOUNT_OPTIONS,
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
@@ -62,7 +63,7 @@ fn features() -> Result<(), CliError> {
             "cgroup": {
                 "v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": false,
             },
-            "seccomp": {"enabled": false},
+            "seccomp": seccomp::features(),
             "apparmor": {"enabled": false},
             "selinux": {"enabled": false},
             "intelRdt": {"enabled": false},

@@ -10,6 +10,7 @@ use super::create::fault;
 use super::flags::{Command, Flag, ID};
 use super::state::{Noted, Released, Saved, Status, Store};
 use super::{CliError, Context, message, say};
+use crate::hooks;
 use crate::sys::pidfd;
 use crate::{cgroup, oci};
 
@@ -112,7 +113,7 @@ pub(super) fn delete(context: &Context, id: &str, force: bool) -> Result<(), Cli
         Err(error) if force && error.is_absence() => return Ok(()),
         other => other?,
     };
-    let mut lasting = None;
+    let mut known = None;
     let cgroup = match store.load(id) {
         Ok(saved) => {
             match store.status(&saved) {
@@ -125,8 +126,9 @@ pub(super) fn delete(context: &Context, id: &str, force: bool) -> Result<(), Cli
                     ));
                 }
             }
-            lasting = Some((saved.rootfs, saved.mounts));
-            Noted::Claimed(saved.cgroup)
+            let cgroup = saved.cgroup.clone();
+            known = Some(saved);
+            Noted::Claimed(cgroup)
         }
         // Interrupted before there was a state, or damaged.
         Err(_) if force => store.noted_cgroup(id),
@@ -138,11 +140,21 @@ pub(super) fn delete(context: &Context, id: &str, force: bool) -> Result<(), Cli
         Noted::Wanted(cgroup) => drop(std::fs::remove_dir(cgroup)),
         Noted::Nothing => {}
     }
-    if let Some((rootfs, mounts)) = lasting.filter(|(_, mounts)| !mounts.is_empty()) {
-        crate::create::unmount(&rootfs, &mounts);
+    if let Some(saved) = known.as_ref().filter(|saved| !saved.mounts.is_empty()) {
+        crate::create::unmount(&saved.rootfs, &saved.mounts);
     }
     fault("remove the state")?;
-    store.remove(id)
+    store.remove(id)?;
+    known.iter().for_each(|saved| run_poststop(context, saved));
+    Ok(())
+}
+
+/// Everything is gone: what fails now is only told.
+pub(super) fn run_poststop(context: &Context, saved: &Saved) {
+    let Some(hooks) = &saved.hooks else { return };
+    for error in hooks::poststop(hooks, &saved.hook_state("stopped", None)) {
+        context.log.warning(&error.to_string());
+    }
 }
 
 /// [`delete`] for a container whose end we have just seen, unless somebody else was faster.
@@ -150,7 +162,9 @@ pub(super) fn forget(context: &Context, saved: &Saved, lock: Released) -> Result
     let Some(_lock) = lock.again()? else { return Ok(()) };
     remove_cgroup(&saved.cgroup)?;
     fault("remove the state")?;
-    context.store.remove(&saved.id)
+    context.store.remove(&saved.id)?;
+    run_poststop(context, saved);
+    Ok(())
 }
 
 fn remove_cgroup(cgroup: &std::path::Path) -> Result<(), CliError> {

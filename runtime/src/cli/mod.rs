@@ -4,6 +4,7 @@
 //! `create` leaves a first process that waits on the start socket in the container's state directory; `start`
 //! connects to it, and hears over the same connection why a program cannot be executed.
 
+mod attend;
 mod cgroups;
 mod console;
 mod create;

@@ -17,9 +17,13 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
 
 use super::{CliError, message};
+use crate::hooks::State;
+use crate::oci;
+use crate::plan::Listener;
 use crate::sys::pidfd;
 use crate::{bounded, cgroup, create, fault};
 
@@ -57,6 +61,12 @@ pub(super) struct Saved {
     pub(super) own_keyring: bool,
     #[serde(default)]
     pub(super) annotations: BTreeMap<String, String>,
+    /// Who is to be given the listener of a seccomp filter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) listener: Option<Listener>,
+    /// Those of `start` and `delete`: config.json may change meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) hooks: Option<Hooks>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -326,6 +336,18 @@ fn is_plain(path: &Path) -> bool {
 }
 
 impl Saved {
+    /// As hooks, and who decides about system calls, are told it.
+    pub(super) fn hook_state(&self, status: &'static str, pid: Option<i32>) -> State {
+        State {
+            oci_version: oci::SPEC_VERSION,
+            id: self.id.clone(),
+            status,
+            pid,
+            bundle: self.bundle.clone(),
+            annotations: self.annotations.clone(),
+        }
+    }
+
     /// The first process, if it lives.
     pub(super) fn process(&self) -> Option<OwnedFd> {
         // Opened before the check: what is checked cannot be replaced afterwards.

@@ -213,6 +213,17 @@ fn build(
                 Ok(pty) => return_terminal(channel, &pty)?,
                 Err(error) => Err(error),
             },
+            Step::RuntimeHooks => {
+                tell(channel, &Message::Hooks, &[])?;
+                if !is_go(channel) {
+                    sys::exit_now(128);
+                }
+                Ok(())
+            }
+            Step::ContainerHooks(hooks) => {
+                hooks.run_inside().map_err(process::hook_failed)?;
+                Ok(())
+            }
             _ => builder.perform(step),
         };
         done.map_err(failed)?;
@@ -282,8 +293,11 @@ impl Builder<'_> {
             Step::Readonly(path) => protect::make_readonly(self.root()?, path),
             Step::Mask(path) => protect::mask(self.root()?, path),
             Step::ReadonlyRoot => protect::make_root_readonly(self.root()?),
-            // Performed by the caller, which has the channel.
-            Step::Terminal | Step::LookForProgram => Ok(()),
+            // Done by the caller.
+            Step::Terminal
+            | Step::LookForProgram
+            | Step::RuntimeHooks
+            | Step::ContainerHooks(_) => Ok(()),
         }
     }
 

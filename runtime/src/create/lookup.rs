@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::message::Failure;
-use super::process::{DEFAULT_PATH, not_found, program_failure};
+use super::program::{DEFAULT_PATH, not_found, program_failure};
 use crate::plan::ProcessPlan;
 
 /// Called inside the new root.
@@ -13,7 +13,7 @@ pub(super) fn look_for(plan: &ProcessPlan) -> Result<(), Failure> {
     let name = plan.args[0].to_string_lossy();
     if name.contains('/') {
         return match missing(&plan.cwd.join(&*name)) {
-            Some(errno) => Err(program_failure(&name, errno, false)),
+            Some(errno) => Err(program_failure(&name, errno, None)),
             None => Ok(()),
         };
     }

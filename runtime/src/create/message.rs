@@ -16,6 +16,11 @@ pub(crate) enum Message {
     Ready,
     /// The pty's master comes with it.
     Terminal,
+    /// A seccomp filter asks about system calls here: the number of the descriptor in the child, which waits for
+    /// [`GO`] until its parent has passed it on.
+    Listener(i32),
+    /// The hooks that run outside are due; the child waits for [`GO`].
+    Hooks,
     Failed(Failure),
     /// The program was executed, or the child died: the exit tells which.
     Closed,
@@ -40,6 +45,8 @@ impl Message {
         match self {
             Message::Ready => b"R".to_vec(),
             Message::Terminal => b"T".to_vec(),
+            Message::Hooks => b"H".to_vec(),
+            Message::Listener(number) => [&b"L"[..], &number.to_ne_bytes()].concat(),
             Message::Closed => Vec::new(),
             Message::Failed(failure) => {
                 let mut bytes = vec![b'F', failure.exit_code];
@@ -54,6 +61,8 @@ impl Message {
             [] => Message::Closed,
             [b'R'] => Message::Ready,
             [b'T'] => Message::Terminal,
+            [b'H'] => Message::Hooks,
+            [b'L', a, b, c, d] => Message::Listener(i32::from_ne_bytes([*a, *b, *c, *d])),
             [b'F', exit_code, text @ ..] => Message::Failed(Failure {
                 exit_code: *exit_code,
                 message: String::from_utf8_lossy(text).into_owned(),
@@ -73,9 +82,14 @@ mod tests {
     #[test]
     fn messages_survive_the_way() {
         let failure = Failure { exit_code: 127, message: "exec \"/x\": no such file".into() };
-        for message in
-            [Message::Ready, Message::Terminal, Message::Closed, Message::Failed(failure)]
-        {
+        for message in [
+            Message::Ready,
+            Message::Terminal,
+            Message::Hooks,
+            Message::Listener(-7),
+            Message::Closed,
+            Message::Failed(failure),
+        ] {
             assert_eq!(Message::decode(&message.encode()), message);
         }
     }

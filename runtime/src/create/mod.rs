@@ -26,6 +26,7 @@ mod mounts;
 mod nodes;
 mod preserved;
 mod process;
+mod program;
 mod protect;
 mod root;
 mod sources;

@@ -1,7 +1,6 @@
 //! The last stretch: limits, user, capabilities, and the program itself.
 
 use std::convert::Infallible;
-use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -12,17 +11,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, umask};
-use nix::unistd::{Gid, Uid, execve, fchown, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, fchown, setgroups, setresgid, setresuid};
 
 use super::child::{Inherited, fault, named};
 use super::inside;
-use super::message::Failure;
-use crate::plan::{Capabilities, ProcessPlan};
-use crate::sys::{creds, keyring, process as sys, tty};
-
-/// Searched when the process has no PATH.
-pub(super) const DEFAULT_PATH: &str =
-    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+use super::message::{Failure, Message};
+use super::program;
+use crate::hooks::HookError;
+use crate::plan::{Capabilities, ProcessPlan, Seccomp};
+use crate::sys::{creds, keyring, process as sys, seccomp as kernel, tty};
 
 /// Linux' default, for a process that does not say.
 const DEFAULT_UMASK: u32 = 0o022;
@@ -82,6 +79,9 @@ pub(super) fn become_program(
     for limit in &plan.limits {
         set_limit(limit).map_err(named(format!("set limit {}", limit.resource)))?;
     }
+    if let Some(personality) = plan.confinement.personality {
+        sys::set_personality(personality).map_err(named("set the personality"))?;
+    }
     fault("give the standard streams to the user")?;
     own_streams(plan).map_err(named("give the standard streams to the user"))?;
     let entered = nix::unistd::chdir(&plan.cwd);
@@ -94,15 +94,70 @@ pub(super) fn become_program(
     }
     working_directory_is_inside().map_err(named("check the working directory"))?;
     umask(Mode::from_bits_truncate(plan.umask.unwrap_or(DEFAULT_UMASK)));
-    if plan.no_new_privileges {
-        prctl::set_no_new_privs().map_err(io::Error::from).map_err(named("set no_new_privs"))?;
-    }
     if inherited.mortal {
         stay_mortal(channel).map_err(named("tie the process to its supervisor"))?;
     }
     fault("execute the program")?;
     sys::cloexec_from(inherited.channel_number()).map_err(named("close descriptors"))?;
-    Err(execute(plan))
+    if let Some(hooks) = &plan.hooks {
+        hooks.run_inside().map_err(hook_failed)?;
+    }
+    confine(plan, channel)?;
+    Err(program::execute(plan))
+}
+
+pub(super) fn hook_failed(error: HookError) -> Failure {
+    Failure { exit_code: 128, message: error.to_string() }
+}
+
+/// Gives up what the program must not have. The filter comes as late as it can: every system call after it must be
+/// allowed by the profile. Without no_new_privs loading it is privileged, so then it precedes the last drop.
+fn confine(plan: &ProcessPlan, channel: BorrowedFd<'_>) -> Result<(), Failure> {
+    let drop = || set_capabilities(&plan.capabilities).map_err(named("set capabilities"));
+    let Some(seccomp) = &plan.confinement.seccomp else {
+        drop()?;
+        return forbid_new_privileges(plan);
+    };
+    // What cannot be executed is told now: afterwards the filter may forbid it.
+    program::find(plan)?;
+    if plan.no_new_privileges {
+        drop()?;
+        forbid_new_privileges(plan)?;
+        return filter(seccomp, channel);
+    }
+    raise_for_filter().map_err(named("raise a capability for the seccomp filter"))?;
+    filter(seccomp, channel)?;
+    drop()
+}
+
+fn forbid_new_privileges(plan: &ProcessPlan) -> Result<(), Failure> {
+    if !plan.no_new_privileges {
+        return Ok(());
+    }
+    prctl::set_no_new_privs().map_err(io::Error::from).map_err(named("set no_new_privs"))
+}
+
+/// Changing the user has cleared the effective set, but not the permitted one.
+fn raise_for_filter() -> io::Result<()> {
+    let permitted = creds::permitted()?;
+    creds::set(permitted & creds::SYS_ADMIN, permitted, 0)
+}
+
+fn filter(seccomp: &Seccomp, channel: BorrowedFd<'_>) -> Result<(), Failure> {
+    let listener = kernel::load(&seccomp.program, seccomp.flags);
+    let listener = listener.map_err(named("load the seccomp filter"))?;
+    let Some(listener) = listener else { return Ok(()) };
+    // write(2) is the one call that profiles may not ask about (`plan::seccomp`); the parent takes the descriptor
+    // out of this process. From its answer on somebody decides about all others.
+    let message = Message::Listener(listener.as_raw_fd()).encode();
+    let told = nix::unistd::write(channel, &message).map_err(io::Error::from);
+    told.map_err(named("pass on the seccomp listener"))?;
+    let mut answer = [0u8; 1];
+    match nix::unistd::read(channel, &mut answer) {
+        Ok(1) => Ok(()),
+        Ok(_) => sys::exit_now(128),
+        Err(errno) => Err(named("wait for the seccomp listener")(errno.into())),
+    }
 }
 
 /// Secrets of whoever runs the runtime are not the container's; all processes of a container share theirs. Kernels
@@ -158,8 +213,7 @@ fn change_user(plan: &ProcessPlan) -> Result<(), (&'static str, io::Error)> {
     let (uid, gid) = (Uid::from_raw(plan.uid), Gid::from_raw(plan.gid));
     setresgid(gid, gid, gid).map_err(at("set gid"))?;
     setresuid(uid, uid, uid).map_err(at("set uid"))?;
-    prctl::set_keepcaps(false).map_err(at("stop keeping capabilities"))?;
-    set_capabilities(wanted).map_err(|error| ("set capabilities", error))
+    prctl::set_keepcaps(false).map_err(at("stop keeping capabilities"))
 }
 
 fn drop_bounding(wanted: u64) -> io::Result<()> {
@@ -214,56 +268,4 @@ pub(super) fn end_without(channel: BorrowedFd<'_>) -> io::Result<()> {
         sys::exit_now(128);
     }
     Ok(())
-}
-
-/// Executes the program; the answer is why not.
-fn execute(plan: &ProcessPlan) -> Failure {
-    let name = plan.args[0].as_c_str();
-    let shown = name.to_string_lossy();
-    if shown.contains('/') {
-        let errno = try_execute(name, plan);
-        let missing_loader = errno == Errno::ENOENT && exists(name);
-        return program_failure(&shown, errno, missing_loader);
-    }
-    let mut refused = None;
-    for directory in plan.search.as_deref().unwrap_or(DEFAULT_PATH).split(':') {
-        let directory = if directory.is_empty() { "." } else { directory };
-        let Ok(path) = CString::new(format!("{directory}/{shown}")) else { continue };
-        match try_execute(&path, plan) {
-            Errno::ENOENT if exists(&path) => {
-                return program_failure(&path.to_string_lossy(), Errno::ENOENT, true);
-            }
-            Errno::ENOENT | Errno::ENOTDIR => {}
-            // As a shell does: a later directory may have one that can be executed.
-            Errno::EACCES => refused = Some(path),
-            errno => return program_failure(&path.to_string_lossy(), errno, false),
-        }
-    }
-    match refused {
-        Some(path) => program_failure(&path.to_string_lossy(), Errno::EACCES, false),
-        None => not_found(&shown),
-    }
-}
-
-fn try_execute(path: &CStr, plan: &ProcessPlan) -> Errno {
-    match execve(path, &plan.args, &plan.env) {
-        Ok(never) => match never {},
-        Err(errno) => errno,
-    }
-}
-
-fn exists(path: &CStr) -> bool {
-    nix::sys::stat::stat(path).is_ok()
-}
-
-pub(super) fn not_found(name: &str) -> Failure {
-    let message = format!("exec {name:?}: executable file not found in $PATH");
-    Failure { exit_code: 127, message }
-}
-
-pub(super) fn program_failure(name: &str, errno: Errno, missing_loader: bool) -> Failure {
-    let reason = sys::reason(&errno.into());
-    let hint = if missing_loader { " (its interpreter or loader is missing)" } else { "" };
-    let exit_code = if errno == Errno::ENOENT || errno == Errno::ENOTDIR { 127 } else { 126 };
-    Failure { exit_code, message: format!("exec {name:?}: {reason}{hint}") }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, Process, Spec};
 
 use super::ConfigError;
 
@@ -96,23 +96,39 @@ fn check_hooks(spec: &Spec) -> Checked {
         (hooks.poststart(), "poststart"),
         (hooks.poststop(), "poststop"),
     ];
-    phases.into_iter().try_for_each(|(list, name)| {
-        refuse(list.as_ref().is_some_and(|list| !list.is_empty()), || format!("hooks.{name}"))
-    })
+    for (list, name) in phases {
+        for (index, hook) in list.iter().flatten().enumerate() {
+            let at = |field| format!("hooks.{name}[{index}].{field}");
+            require(hook.path().is_absolute(), &at("path"), "must be an absolute path")?;
+            let timeout = hook.timeout().is_none_or(|seconds| seconds > 0);
+            require(timeout, &at("timeout"), "must be greater than zero")?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what needs a command line beside the container: a supervisor runs no hooks and has no listeners.
+pub(crate) fn check_supervised(spec: &Spec) -> Checked {
+    let hooks = spec.hooks().as_ref().is_some_and(|hooks| *hooks != Hooks::default());
+    refuse(hooks, || "hooks".into())?;
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let listener = seccomp.is_some_and(|seccomp| seccomp.listener_path().is_some());
+    refuse(listener, || "linux.seccomp.listenerPath".into())
 }
 
 fn check_linux(linux: &Linux) -> Checked {
     let refused = [
         (linux.net_devices().as_ref().is_some_and(|map| !map.is_empty()), "netDevices"),
-        (linux.seccomp().is_some(), "seccomp"),
         (linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()), "mountLabel"),
         (linux.intel_rdt().is_some(), "intelRdt"),
         (linux.memory_policy().is_some(), "memoryPolicy"),
-        (linux.personality().is_some(), "personality"),
     ];
     for (present, field) in refused {
         refuse(present, || format!("linux.{field}"))?;
     }
+    let flags = linux.personality().as_ref().and_then(|personality| personality.flags().as_ref());
+    let none = flags.is_none_or(|flags| flags.is_empty());
+    require(none, "linux.personality.flags", "the specification knows none yet")?;
     let mut seen = BTreeSet::new();
     for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {
         let at = format!("linux.namespaces[{index}]");
@@ -208,9 +224,21 @@ mod tests {
     #[test]
     fn each_refusal_names_its_field() {
         let cases = [
-            ("/hooks", json!({"poststop": [{"path": "/x"}]}), "hooks.poststop: "),
-            ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp: "),
-            ("/linux/personality", json!({"domain": "LINUX"}), "linux.personality: "),
+            (
+                "/hooks",
+                json!({"poststop": [{"path": "/x"}, {"path": "x"}]}),
+                "hooks.poststop[1].path: ",
+            ),
+            (
+                "/hooks",
+                json!({"prestart": [{"path": "/x", "timeout": 0}]}),
+                "hooks.prestart[0].timeout: ",
+            ),
+            (
+                "/linux/personality",
+                json!({"domain": "LINUX", "flags": ["X"]}),
+                "linux.personality.flags: ",
+            ),
             ("/process/selinuxLabel", json!("x"), "process.selinuxLabel: "),
             ("/process/cwd", json!("tmp"), "process.cwd: "),
             (

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
+pub(crate) use check::check_supervised;
 pub(crate) use check::sysctl_path;
 pub use check::{check, check_process};
 

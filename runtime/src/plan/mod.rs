@@ -17,6 +17,7 @@ mod devices;
 mod mounts;
 mod options;
 mod process;
+pub(crate) mod seccomp;
 mod time;
 mod users;
 
@@ -25,13 +26,15 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 
+use crate::hooks::Phase;
 use crate::oci::ConfigError;
 use crate::wire::Rootfs;
 
 pub(crate) use devices::{Device, DeviceKind};
 pub(crate) use mounts::{IdMapped, Instead, MountKind, MountPlan};
 pub(crate) use options::{Change, MOUNT_OPTIONS};
-pub(crate) use process::{Capabilities, Limit, ProcessPlan};
+pub(crate) use process::{Capabilities, Confinement, Limit, ProcessPlan};
+pub(crate) use seccomp::{Listener, Seccomp};
 pub(crate) use users::{IdMaps, encode as encode_ids};
 
 /// Everything that one new process does before it becomes the container's program.
@@ -115,6 +118,9 @@ pub(crate) enum Step {
     /// The pty, and its other side on /dev/console.
     Terminal,
     MakeDirectory(PathBuf),
+    /// prestart and createRuntime hooks: run by the parent, waited for.
+    RuntimeHooks,
+    ContainerHooks(Phase),
     Pivot,
     /// Instead of the pivot, where the host's root is a ramdisk, which cannot be pivoted.
     MoveRoot,
@@ -156,6 +162,8 @@ impl std::fmt::Display for Step {
             Step::Symlink { path, .. } => write!(f, "make symlink {path:?}"),
             Step::Terminal => write!(f, "set up the terminal"),
             Step::MakeDirectory(path) => write!(f, "make directory {path:?}"),
+            Step::RuntimeHooks => write!(f, "wait for hooks"),
+            Step::ContainerHooks(_) => write!(f, "run createContainer hooks"),
             Step::Pivot => write!(f, "pivot to the new root"),
             Step::MoveRoot => write!(f, "move the new root over the old one"),
             Step::ChangeRoot => write!(f, "change to the root"),
@@ -172,9 +180,10 @@ impl std::fmt::Display for Step {
 pub(crate) fn plan(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Result<Plan, ConfigError> {
     let process = spec.process().as_ref();
     let process = process.ok_or_else(|| ConfigError::field("process", "required"))?;
-    let process = ProcessPlan::of(process, "process")?;
+    let mut process = ProcessPlan::of(process, "process")?;
     let default = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&default);
+    process.confinement = Confinement::of(linux)?;
     let (unshare, join, cgroup) = namespaces(linux);
     let (users, time) = (users::plan(linux)?, time::plan(linux)?);
     if let Some(maps) = &users {

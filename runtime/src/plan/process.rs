@@ -2,10 +2,15 @@
 
 use std::ffi::CString;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::str::FromStr;
 
-use oci_spec::runtime::{self as oci, LinuxCapabilities, PosixRlimitType, Process};
+use oci_spec::runtime::{
+    self as oci, Linux, LinuxCapabilities, LinuxPersonalityDomain, PosixRlimitType, Process,
+};
 
+use super::{Listener, Seccomp};
+use crate::hooks::Phase;
 use crate::oci::ConfigError;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +35,36 @@ pub(crate) struct ProcessPlan {
     pub(crate) preserved: u16,
     /// The session keyring to enter; without, it keeps its creator's.
     pub(crate) keyring: Option<CString>,
+    pub(crate) confinement: Confinement,
+    /// startContainer hooks.
+    pub(crate) hooks: Option<Rc<Phase>>,
+}
+
+/// PER_LINUX32 (linux/personality.h).
+const PER_LINUX32: u32 = 8;
+
+/// What `linux` says about every process of the container.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Confinement {
+    pub(crate) seccomp: Option<Rc<Seccomp>>,
+    /// For personality(2).
+    pub(crate) personality: Option<u32>,
+}
+
+impl Confinement {
+    /// Who decides about system calls, if somebody does.
+    pub(crate) fn listener(&self) -> Option<&Listener> {
+        self.seccomp.as_ref().and_then(|seccomp| seccomp.listener.as_ref())
+    }
+
+    pub(crate) fn of(linux: &Linux) -> Result<Confinement, ConfigError> {
+        let seccomp = linux.seccomp().as_ref().map(super::seccomp::plan).transpose()?;
+        let personality = linux.personality().as_ref().map(|wanted| match wanted.domain() {
+            LinuxPersonalityDomain::PerLinux => 0,
+            LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
+        });
+        Ok(Confinement { seccomp: seccomp.map(Rc::new), personality })
+    }
 }
 
 /// The five sets as bit masks.
@@ -81,6 +116,8 @@ impl ProcessPlan {
             terminal: terminal.then(|| console_size(process)),
             preserved: 0,
             keyring: None,
+            confinement: Confinement::default(),
+            hooks: None,
         })
     }
 }

@@ -56,6 +56,7 @@ impl Supervisor {
             (ErrorKind::WrongPhase, format!("container {:?} has ended", request.container))
         })?;
         plan.keyring = create::session_keyring(&unit.id);
+        plan.confinement = unit.confinement.clone();
         let cgroup = File::open(&unit.cgroup)
             .map_err(|error| internal(format!("open cgroup {:?}: {error}", unit.cgroup)))?;
         create::enter(&plan, Bond::Mortal, init.pidfd.as_fd(), Some(cgroup.as_fd()), streams)
@@ -70,6 +71,8 @@ impl Supervisor {
             match channel.receive() {
                 Ok(None) => return,
                 Ok(Some((Message::Terminal, master))) => exec.terminal = master,
+                // Refused before (`oci::check_supervised`).
+                Ok(Some((Message::Hooks | Message::Listener(_), _))) => {}
                 Ok(Some((Message::Failed(failure), _))) => {
                     let kind = if failure.is_program() {
                         ErrorKind::CannotRun

@@ -181,6 +181,8 @@ impl Supervisor {
                 Ok(Some((Message::Terminal, master))) => {
                     master.into_iter().for_each(|master| unit.take_terminal(master));
                 }
+                // Refused before (`oci::check_supervised`).
+                Ok(Some((Message::Hooks | Message::Listener(_), _))) => {}
                 Ok(Some((Message::Failed(failure), _))) => {
                     // It ends by itself; its exit code says less than what it has just said.
                     let ready = std::mem::take(&mut unit.init).is_some_and(|init| init.ready);

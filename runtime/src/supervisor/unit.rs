@@ -14,7 +14,7 @@ use super::time;
 use crate::cgroup;
 use crate::create::{self, Birth, Bond, Channel};
 use crate::oci;
-use crate::plan;
+use crate::plan::{self, Confinement};
 use crate::wire::{CreateRequest, ErrorKind};
 
 /// Read at a time from a pipe: what a pipe holds.
@@ -32,6 +32,8 @@ pub(super) struct Unit {
     pub(super) init: Option<Init>,
     pub(super) sources: Vec<Source>,
     log: Option<LogFile>,
+    /// Of its later processes, too.
+    pub(super) confinement: Confinement,
 }
 
 #[derive(Debug)]
@@ -100,6 +102,7 @@ impl Unit {
         null: BorrowedFd<'_>,
     ) -> Result<Unit, MakeError> {
         let spec = oci::load(&request.bundle)?;
+        oci::check_supervised(&spec)?;
         let mut plan = plan::plan(&spec, &request.rootfs, &request.bundle)?;
         plan.process.keyring = create::session_keyring(&request.id);
         let cgroup = pod_cgroup.join(&request.container);
@@ -151,7 +154,8 @@ impl Unit {
         let init =
             Init { pid: child.pid, pidfd: child.pidfd, channel: Some(channel), ready: false };
         let (name, id) = (request.container.clone(), request.id.clone());
-        Ok(Unit { name, id, cgroup, init: Some(init), sources, log })
+        let confinement = plan.process.confinement.clone();
+        Ok(Unit { name, id, cgroup, init: Some(init), sources, log, confinement })
     }
 
     /// The container has a terminal: what its master shows goes into the log as stdout.

@@ -5,6 +5,9 @@ use std::io;
 /// `_LINUX_CAPABILITY_VERSION_3`: two 32-bit words per set.
 const VERSION_3: u32 = 0x2008_0522;
 
+/// CAP_SYS_ADMIN as a mask.
+pub(crate) const SYS_ADMIN: u64 = 1 << 21;
+
 #[repr(C)]
 struct Header {
     version: u32,

@@ -10,4 +10,5 @@ pub(crate) mod mount;
 pub(crate) mod net;
 pub(crate) mod pidfd;
 pub(crate) mod process;
+pub(crate) mod seccomp;
 pub(crate) mod tty;

@@ -26,3 +26,14 @@ pub(crate) fn open(pid: i32) -> io::Result<std::os::fd::OwnedFd> {
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(super::process::adopt(fd as i32)) }
 }
+
+/// A copy of the descriptor `number` of another process, closed by exec.
+pub(crate) fn take_descriptor(
+    process: BorrowedFd<'_>,
+    number: i32,
+) -> io::Result<std::os::fd::OwnedFd> {
+    // SAFETY:
+    // - pointers: none are passed.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(super::process::adopt(fd as i32)) }
+}

@@ -226,3 +226,20 @@ pub(crate) fn accept(listener: std::os::fd::BorrowedFd<'_>) -> io::Result<std::o
         }
     }
 }
+
+/// The execution domain of this process and of what it executes.
+pub(crate) fn set_personality(domain: u32) -> io::Result<()> {
+    // SAFETY:
+    // - memory: none is passed; the domains used here change no address space rules of running code.
+    let result = unsafe { libc::personality(domain.into()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A child that begins with every signal at its default and none blocked.
+pub(crate) fn with_default_signals(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY:
+    // - between fork and exec: `reset_signals` makes system calls on values of its own stack only; it
+    //   neither allocates nor takes a lock.
+    unsafe { command.pre_exec(reset_signals) };
+}
