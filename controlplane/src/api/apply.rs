@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::write::{Options, Ownership, Place, Written};
-use super::{Api, errors, meta, sub};
+use super::{Api, errors, meta, sub, text};
 use crate::apply::{self, ApplyError};
 use crate::kinds::{FieldValidation, Kind};
 use crate::object::Object;
@@ -16,18 +16,18 @@ pub(crate) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
 /// How often an object that comes and goes is looked for again.
 const ATTEMPTS: usize = 8;
 
-/// The body as an object.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Value, ApiError> {
+/// The body as an object, and the fields that stand twice in it.
+pub(crate) fn decode(bytes: &[u8]) -> Result<text::Read, ApiError> {
     let wrong = |why: String| errors::bad_request(format!("error decoding YAML: {why}"));
-    let value = match serde_json::from_slice(bytes) {
-        Ok(value) => value,
+    let read = match text::json(bytes) {
+        Ok(read) => read,
         Err(_) => {
             let text = std::str::from_utf8(bytes).map_err(|e| wrong(e.to_string()))?;
-            serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string()))?
+            text::yaml(text).map_err(|e| wrong(e.to_string()))?
         }
     };
-    match value {
-        Value::Object(_) => Ok(value),
+    match read.0 {
+        Value::Object(_) => Ok(read),
         _ => Err(wrong("it is not an object".into())),
     }
 }

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use serde_json::Value;
 
 use super::accept::Encoding;
-use super::errors;
+use super::{errors, text};
 use crate::protobuf;
 use crate::status::ApiError;
 
@@ -57,20 +57,26 @@ pub fn media_type(headers: &HeaderMap) -> &str {
 
 /// Decodes a body that must be one object.
 pub fn decode(media: &str, bytes: &[u8]) -> Result<Value, ApiError> {
+    parse(media, bytes).map(|(value, _)| value)
+}
+
+/// The same, with the fields that stand twice in it.
+pub(crate) fn parse(media: &str, bytes: &[u8]) -> Result<text::Read, ApiError> {
     let wrong = |why: String| errors::bad_request(format!("decode the request body: {why}"));
-    let value = match media {
-        "application/json" => serde_json::from_slice(bytes).map_err(|e| wrong(e.to_string()))?,
+    let read = match media {
+        "application/json" => text::json(bytes).map_err(|e| wrong(e.to_string()))?,
         "application/yaml" | "application/x-yaml" | "text/yaml" => {
             let text = std::str::from_utf8(bytes).map_err(|e| wrong(e.to_string()))?;
-            serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string()))?
+            text::yaml(text).map_err(|e| wrong(e.to_string()))?
         }
         protobuf::MEDIA_TYPE => {
-            protobuf::decode(bytes).map_err(|e| errors::bad_request(e.to_string()))?
+            let value = protobuf::decode(bytes).map_err(|e| errors::bad_request(e.to_string()))?;
+            (value, Vec::new())
         }
         other => return Err(unsupported(other)),
     };
-    match value {
-        Value::Object(_) => Ok(value),
+    match read.0 {
+        Value::Object(_) => Ok(read),
         _ => Err(wrong("it is not an object".into())),
     }
 }

@@ -96,7 +96,7 @@ impl Api {
                 let fallback = manager::fallback(user, &parts.headers);
                 let options = Options::parse(&target.query, &fallback)?;
                 let body = (media, &bytes[..]);
-                self.answer_write(user, target, body, &options, format).await
+                self.answer_write(user, target, body, options, format).await
             }
             Verb::Delete | Verb::DeleteCollection => {
                 let bytes = body::read(body).await?;
@@ -154,7 +154,7 @@ impl Api {
         user: &UserInfo,
         target: &Target,
         (media, bytes): (&str, &[u8]),
-        options: &Options,
+        mut options: Options,
         format: Format,
     ) -> Result<Response<Body>, ApiError> {
         let place = place(target);
@@ -175,9 +175,9 @@ impl Api {
                 return body::encoded(StatusCode::CREATED, bytes, format.encoding);
             }
             (Verb::Create, "") => {
-                let value = body::decode(media, bytes)?;
+                let value = object(place, media, bytes, &mut options)?;
                 may(&value)?;
-                self.create(place, value, options).await?
+                self.create(place, value, &options).await?
             }
             (Verb::Create, "binding") => {
                 let binding = body::decode(media, bytes)?;
@@ -192,18 +192,20 @@ impl Api {
             }
             (Verb::Update, "scale") => {
                 let scale = body::decode(media, bytes)?;
-                self.scale(place, options, |_| Ok(scale.clone())).await?
+                self.scale(place, &options, |_| Ok(scale.clone())).await?
             }
             (Verb::Update, "" | "status" | "finalize") => {
-                let value = body::decode(media, bytes)?;
+                let value = object(place, media, bytes, &mut options)?;
                 may(&value)?;
-                self.replace(place, value, options).await?
+                self.replace(place, value, &options).await?
             }
             (Verb::Patch, "" | "status" | "scale") if media == apply::MEDIA_TYPE => {
-                let config = apply::decode(bytes)?;
+                let (config, twice) = apply::decode(bytes)?;
+                let noted = options.note_twice(twice);
+                noted.map_err(|why| errors::bad_request(format!("error decoding YAML: {why}")))?;
                 let force = target.query.flag("force")?;
                 match place.subresource {
-                    "scale" => self.apply_scale(place, &config, options, force).await?,
+                    "scale" => self.apply_scale(place, &config, &options, force).await?,
                     _ => {
                         let may_be = |new: bool, value: &Value| {
                             if new {
@@ -211,32 +213,34 @@ impl Api {
                             }
                             may(value)
                         };
-                        self.server_side_apply(place, config, options, force, may_be).await?
+                        self.server_side_apply(place, config, &options, force, may_be).await?
                     }
                 }
             }
             (Verb::Patch, "scale") => {
-                let patch = Patch::decode(media, bytes)?;
-                self.scale(place, options, |scale| patch.apply_to_scale(place.kind, &scale)).await?
+                let patch = patch(media, bytes, &mut options)?;
+                self.scale(place, &options, |scale| patch.apply_to_scale(place.kind, &scale))
+                    .await?
             }
             (Verb::Patch, "" | "status") => {
-                let patch = Patch::decode(media, bytes)?;
+                let patch = patch(media, bytes, &mut options)?;
                 let patched = |object: &Object| {
                     let value = patch.apply(place.kind, &object.value())?;
                     may(&value)?;
                     Ok(value)
                 };
-                self.update(place, options, patched).await?
+                self.update(place, &options, patched).await?
             }
             _ => return Err(errors::method_not_allowed()),
         };
-        self.written(place, &written, format)
+        self.written(place, &written, &options.noticed, format)
     }
 
     fn written(
         &self,
         place: Place<'_>,
         written: &Written,
+        noticed: &[String],
         format: Format,
     ) -> Result<Response<Body>, ApiError> {
         let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
@@ -247,6 +251,7 @@ impl Api {
             }
             _ => one(place.kind, &written.object, status, format)?,
         };
+        body::warn(&mut response, noticed);
         body::warn(&mut response, &written.warnings);
         Ok(response)
     }
@@ -294,6 +299,29 @@ impl Api {
         let bytes = read::render(kind, &page, format, Timestamp::now().as_second());
         body::encoded(StatusCode::OK, bytes, format.encoding)
     }
+}
+
+/// The body of a request that creates or replaces.
+fn object(
+    place: Place<'_>,
+    media: &str,
+    bytes: &[u8],
+    options: &mut Options,
+) -> Result<Value, ApiError> {
+    let (value, twice) = body::parse(media, bytes)?;
+    let Kind { kind, version, .. } = place.kind;
+    options.note_twice(twice).map_err(|why| {
+        let text = format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}");
+        errors::bad_request(text)
+    })?;
+    Ok(value)
+}
+
+fn patch(media: &str, bytes: &[u8], options: &mut Options) -> Result<Patch, ApiError> {
+    let (patch, twice) = Patch::decode(media, bytes)?;
+    let noted = options.note_twice(twice);
+    noted.map_err(|why| errors::bad_request(format!("error decoding patch: {why}")))?;
+    Ok(patch)
 }
 
 fn place(target: &Target) -> Place<'_> {

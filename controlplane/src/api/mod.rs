@@ -28,6 +28,7 @@ mod sub;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+mod text;
 mod token;
 mod watch;
 mod write;

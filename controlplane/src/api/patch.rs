@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::errors;
+use super::{errors, text};
 use crate::kinds::Kind;
 use crate::patch::{self, PatchType};
 use crate::status::ApiError;
@@ -16,15 +16,17 @@ pub(crate) struct Patch {
 }
 
 impl Patch {
-    pub(crate) fn decode(media: &str, bytes: &[u8]) -> Result<Self, ApiError> {
+    /// With the fields that stand twice in it.
+    pub(crate) fn decode(media: &str, bytes: &[u8]) -> Result<(Self, Vec<String>), ApiError> {
         let form = PatchType::from_content_type(media).ok_or_else(|| {
             errors::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: {KNOWN} (it was {media:?})"
             ))
         })?;
-        let value = serde_json::from_slice(bytes);
-        let value = value.map_err(|e| errors::bad_request(format!("error decoding patch: {e}")))?;
-        Ok(Self { form, value })
+        let read = text::json(bytes);
+        let (value, twice) =
+            read.map_err(|e| errors::bad_request(format!("error decoding patch: {e}")))?;
+        Ok((Self { form, value }, twice))
     }
 
     pub(crate) fn apply(&self, kind: &Kind, current: &Value) -> Result<Value, ApiError> {

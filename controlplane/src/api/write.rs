@@ -30,13 +30,16 @@ pub(crate) struct Options {
     pub(crate) manager: String,
     /// The subresource that is told of in the owner's entry where the object itself is written.
     pub(crate) via: &'static str,
+    /// What the body itself gives reason to warn of.
+    pub(crate) noticed: Vec<String>,
 }
 
 impl Options {
     /// For components in this process: their types are ours, there is nobody to warn.
     pub(crate) fn internal(manager: &str) -> Self {
         let validation = FieldValidation::Ignore;
-        Self { dry_run: false, validation, manager: manager.into(), via: "" }
+        let manager = manager.into();
+        Self { dry_run: false, validation, manager, via: "", noticed: Vec::new() }
     }
 
     /// `fallback` manages what is written by those who give no name.
@@ -61,7 +64,20 @@ impl Options {
             }
         };
         let manager = query.text("fieldManager").unwrap_or(fallback).to_owned();
-        Ok(Self { dry_run, validation, manager, via: "" })
+        Ok(Self { dry_run, validation, manager, via: "", noticed: Vec::new() })
+    }
+
+    /// Fields that stand twice in the body are refused, told of, or passed over.
+    pub(super) fn note_twice(&mut self, fields: Vec<String>) -> Result<(), String> {
+        let told: Vec<String> = fields.iter().map(|f| format!("duplicate field {f:?}")).collect();
+        match self.validation {
+            FieldValidation::Strict if !told.is_empty() => {
+                return Err(format!("strict decoding error: {}", told.join(", ")));
+            }
+            FieldValidation::Warn => self.noticed.extend(told),
+            FieldValidation::Strict | FieldValidation::Ignore => {}
+        }
+        Ok(())
     }
 
     pub(super) fn writing<'a>(&'a self, place: Place<'a>, now: &'a str) -> Writing<'a> {

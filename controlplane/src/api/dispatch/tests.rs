@@ -431,3 +431,31 @@ async fn collections_are_deleted_by_selector() {
     assert_eq!(left["items"][0]["metadata"]["name"], "b");
     assert_eq!(left["items"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn fields_that_stand_twice_are_told_of() {
+    let c = Client::new().await;
+    let body = |name: &str| {
+        format!(r#"{{"metadata": {{"name": "{name}"}}, "data": {{"k": "v", "k": "w"}}}}"#)
+            .into_bytes()
+    };
+    let post = async |query: &str, name: &str| {
+        c.send(Method::POST, &format!("{MAPS}?{query}"), JSON, body(name)).await
+    };
+    let text = post("fieldValidation=Strict", "a").await.refused(400, "BadRequest");
+    let expected = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: duplicate field \"data.k\"";
+    assert_eq!(text, expected);
+    let told = post("fieldValidation=Warn", "a").await;
+    let warning = told.response.headers()[header::WARNING].to_str().unwrap().to_owned();
+    assert_eq!(warning, "299 - \"duplicate field \\\"data.k\\\"\"");
+    assert_eq!(told.expect(201)["data"], json!({"k": "w"}));
+    let silent = post("fieldValidation=Ignore", "b").await;
+    assert!(!silent.response.headers().contains_key(header::WARNING));
+    let merge = "application/merge-patch+json";
+    let uri = format!("{MAPS}/a?fieldValidation=Strict");
+    c.send(Method::PATCH, &uri, merge, body("a")).await.refused(400, "BadRequest");
+    let uri = format!("{MAPS}/a?fieldValidation=Strict&fieldManager=one");
+    let apply = "application/apply-patch+yaml";
+    let twice = b"apiVersion: v1\nkind: ConfigMap\ndata:\n  l: v\n  l: w\n".to_vec();
+    c.send(Method::PATCH, &uri, apply, twice).await.refused(400, "BadRequest");
+}
