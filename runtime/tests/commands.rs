@@ -454,3 +454,29 @@ fn a_root_that_cannot_be_pivoted_is_moved() {
     let moved = outcome(&bundle, &["--debug", "run", "--no-pivot", "--bundle", "BUNDLE", "ID"]).2;
     assert!(is_peer() || moved.contains("move the new root over"), "{moved}");
 }
+
+#[test]
+fn without_a_cgroup_manager_the_creators_cgroup_holds() {
+    if is_peer() {
+        // crun only.
+        return;
+    }
+    let bundle = sleeper("nomanager");
+    let own = |pid: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned()
+    };
+    bundle.configure(|config| config["linux"]["cgroupsPath"] = "/kobune-elsewhere".into());
+    bundle.good("--cgroup-manager disabled run --detach --bundle BUNDLE ID");
+    let pid = bundle.state()["pid"].to_string();
+    let (ours, its) = (own("self"), own(&pid));
+    assert!(its.starts_with(&ours) && its.ends_with(&bundle.id), "{its} is not below {ours}");
+    let place = kobune_runtime::cgroup::detect().unwrap().path(&its);
+    assert!(place.exists());
+    bundle.good("delete --force ID");
+    assert!(!place.exists());
+    let (code, error) = bundle.bad("--cgroup-manager systemd create --bundle BUNDLE ID");
+    assert!(code == 1 && error.contains("systemd"), "{error}");
+    let (code, error) = bundle.bad("--cgroup-manager x create --bundle BUNDLE ID");
+    assert!(code == 1 && error.contains("cgroup-manager"), "{error}");
+}

@@ -73,7 +73,6 @@ impl Podman {
             "--ulimit=nofile=1024:1024",
             "--ulimit=nproc=1024:1024",
             "--log-driver=k8s-file",
-            "--security-opt=seccomp=unconfined",
         ];
         let pids = if has_controllers() { "--pids-limit=100" } else { "--pids-limit=0" };
         let mut words = vec!["run", pids];
@@ -165,7 +164,6 @@ fn podman_mounts() {
 }
 
 #[test]
-#[ignore = "needs --cgroup-manager disabled"]
 fn podman_can_do_without_cgroups() {
     let podman = Podman::new();
     assert_eq!(

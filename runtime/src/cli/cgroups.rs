@@ -5,12 +5,25 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::log::Log;
-use super::{CliError, OWN_PREFIX};
+use super::{CgroupManager, CliError, OWN_PREFIX, message};
 use crate::cgroup;
 
-/// `linux.cgroupsPath`, or one of our own.
-pub(super) fn place(spec: &Spec, id: &str) -> Result<PathBuf, CliError> {
+/// `linux.cgroupsPath`, or one of our own. Without a manager the container stays with its creator: in a cgroup below
+/// the creator's, whose limits hold, and by which all of the container can be ended.
+pub(super) fn place(manager: CgroupManager, spec: &Spec, id: &str) -> Result<PathBuf, CliError> {
     let host = cgroup::detect()?;
+    match manager {
+        CgroupManager::Cgroupfs => {}
+        CgroupManager::Systemd => {
+            return message("cgroup manager systemd: not supported, use cgroupfs");
+        }
+        CgroupManager::Disabled => {
+            let text = std::fs::read_to_string("/proc/self/cgroup");
+            let text = text.map_err(CliError::io("read /proc/self/cgroup"))?;
+            let own = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+            return Ok(host.path(own).join(format!("{OWN_PREFIX}{id}")));
+        }
+    }
     let linux = spec.linux().as_ref();
     let wanted = linux.and_then(|linux| linux.cgroups_path().as_ref());
     match wanted.filter(|path| !path.as_os_str().is_empty()) {

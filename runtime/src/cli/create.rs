@@ -10,7 +10,7 @@ use super::attend::Attendant;
 use super::console::Console;
 use super::flags::{Command, Flag, Given, ID};
 use super::state::{Saved, Status, start_time};
-use super::{CgroupManager, CliError, Context, cgroups, foreground, manage, message};
+use super::{CliError, Context, cgroups, foreground, manage, message};
 use crate::create::{self, Birth, Bond, Preserved};
 use crate::hooks::{self, State};
 use crate::plan::Step;
@@ -138,10 +138,7 @@ fn make(
     let terminal = plan.process.terminal.is_some();
     let mut console = Console::choose(terminal, detached, args.console_socket.clone())?;
     console.fit(&mut plan.process);
-    if context.cgroups != CgroupManager::Cgroupfs {
-        return message("cgroup manager: only cgroupfs is supported yet");
-    }
-    let cgroup = cgroups::place(&spec, &args.id)?;
+    let cgroup = cgroups::place(context.cgroups, &spec, &args.id)?;
     let mut saved = saved(args, bundle, &spec, &cgroup);
     saved.listener = plan.process.confinement.listener().cloned();
     saved.mounts = plan.lasting_mounts();

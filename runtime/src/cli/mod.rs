@@ -64,7 +64,7 @@ static FLAGS: [Flag; 8] = [
     Flag::value("log-format", "FORMAT", "text (default) or json"),
     Flag::switch("debug", "tell each step"),
     Flag::switch("systemd-cgroup", "the same as --cgroup-manager systemd"),
-    Flag::value("cgroup-manager", "MANAGER", "cgroupfs (default), systemd or disabled"),
+    Flag::value("cgroup-manager", "MANAGER", "cgroupfs (default), or disabled: below our own"),
     Flag::value(
         "rootless",
         "WHEN",
@@ -78,7 +78,7 @@ static FLAGS: [Flag; 8] = [
 enum CgroupManager {
     Cgroupfs,
     Systemd,
-    /// Containers stay in the cgroup of their creator.
+    /// Containers stay below the cgroup of their creator.
     Disabled,
 }
 
