@@ -137,6 +137,11 @@ fn podman_lives_with_a_container() {
     let (code, text) = podman.call(&["exec", "x", "/no/such"]);
     assert_eq!(code, 127, "{text}");
     assert!(podman.good(&["top", "x"]).contains("sleep"));
+    podman.good(&["pause", "x"]);
+    let status = || podman.good(&["inspect", "--format={{.State.Status}}", "x"]);
+    assert_eq!(status(), "paused\n");
+    podman.good(&["unpause", "x"]);
+    assert_eq!(status(), "running\n");
     podman.good(&["stop", "--time=20", "x"]);
     assert_eq!(podman.good(&["logs", "x"]), "begun\nended\n");
     assert_eq!(podman.good(&["wait", "x"]), "9\n");
@@ -327,6 +332,10 @@ fn containerd_lives_with_a_container() {
     // A heading and one process.
     assert_eq!(containerd.good(&["tasks", "ps", "x"]).lines().count(), 2);
     containerd.good(&["tasks", "metrics", "x"]);
+    containerd.good(&["tasks", "pause", "x"]);
+    assert_eq!(containerd.status("x"), "PAUSED");
+    containerd.good(&["tasks", "resume", "x"]);
+    assert_eq!(containerd.status("x"), "RUNNING");
     containerd.good(&["tasks", "kill", "--signal=SIGKILL", "x"]);
     containerd.wait_for("end of the task", || containerd.status("x") == "STOPPED");
     let (code, text) = containerd.call(&["tasks", "delete", "x"]);
