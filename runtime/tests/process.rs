@@ -7,6 +7,7 @@ use std::fs;
 use std::process::Command;
 
 use common::bundle::{Bundle, is_peer, runtime};
+use serde_json::json;
 
 /// Runs a shell script in which `$RUNTIME`, `$STATE`, `$BUNDLE` and `$ID` have their values; returns what it prints.
 fn host_script(bundle: &Bundle, script: &str) -> String {
@@ -63,4 +64,62 @@ fn an_exec_preserves_descriptors() {
     let seen = host_script(&bundle, &format!(r#"exec 3<"$BUNDLE/a"; {exec}"#));
     // The last one is the directory that `ls` reads.
     assert_eq!(seen, "a\n0\n1\n2\n3\n4\n");
+}
+
+#[test]
+fn scheduler_and_io_priority_are_set() {
+    if is_peer() {
+        // runc 1.1 knows neither.
+        return;
+    }
+    let bundle =
+        Bundle::new("schedule", &["/bin/sh", "-c", "cat /proc/$$/stat; busybox ionice -p $$"]);
+    bundle.configure(|config| {
+        config["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 3});
+        config["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
+    });
+    let seen = bundle.output();
+    let stat: Vec<_> = seen.lines().next().unwrap_or_default().split(' ').collect();
+    // proc_pid_stat(5): nice is field 19, policy is field 41; SCHED_BATCH is 3.
+    assert_eq!((stat[18], stat[40]), ("3", "3"), "{seen}");
+    assert!(seen.contains("best-effort: prio 6"), "{seen}");
+    bundle.configure(|config| config["process"]["ioPriority"]["priority"] = 8.into());
+    assert!(bundle.refused().contains("process.ioPriority.priority: "));
+}
+
+#[test]
+fn a_limit_that_is_listed_twice_is_refused() {
+    if is_peer() {
+        // runc 1.1 takes the last one; the specification demands an error.
+        return;
+    }
+    let bundle = Bundle::new("limits-twice", &["/bin/true"]);
+    let limit = json!({"type": "RLIMIT_CORE", "soft": 0, "hard": 0});
+    bundle.configure(|config| config["process"]["rlimits"] = json!([limit, limit]));
+    assert!(bundle.refused().contains("process.rlimits[1].type: "));
+}
+
+#[test]
+fn personality_is_set() {
+    let bundle = Bundle::new("personality", &["/bin/sh", "-c", "busybox uname -m"]);
+    if is_peer() {
+        // runc 1.1 does not know it.
+        return;
+    }
+    bundle.configure(|config| config["linux"]["personality"] = json!({"domain": "LINUX32"}));
+    assert_ne!(bundle.output().trim(), std::env::consts::ARCH);
+}
+
+#[test]
+fn an_unknown_capability_is_a_warning() {
+    let bundle = Bundle::new("caps-unknown", &["/bin/grep", "CapEff", "/proc/self/status"]);
+    bundle.configure(|config| {
+        for set in ["bounding", "effective", "permitted"] {
+            config["process"]["capabilities"][set] = json!(["CAP_KILL", "CAP_NO_SUCH"]);
+        }
+    });
+    let output = bundle.runtime("run --bundle BUNDLE ID");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("CAP_NO_SUCH"), "{told}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "CapEff:\t0000000000000020\n", "{told}");
 }

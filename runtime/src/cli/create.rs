@@ -131,7 +131,8 @@ fn make(
     fault("load the bundle")?;
     let bundle = fs::canonicalize(&args.bundle)
         .map_err(CliError::io(format!("open the bundle {:?}", args.bundle)))?;
-    let spec = oci::load(&bundle)?;
+    let (spec, warnings) = oci::load_leniently(&bundle)?;
+    warnings.iter().for_each(|text| context.log.warning(text));
     let mut plan = plan::plan(&spec, &Rootfs::Bundle, &bundle)?;
     args.preserved.give(&mut plan.process);
     adapt(&mut plan, args);

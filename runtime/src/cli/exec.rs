@@ -130,7 +130,8 @@ fn exec(context: &Context, args: &ExecArgs) -> Result<u8, CliError> {
     let Some(init) = saved.process().filter(|_| status == Status::Running) else {
         return message(format!("cannot exec in a {} container", status.name()));
     };
-    let spec = oci::load(&saved.bundle)?;
+    // The warnings have been told at its creation.
+    let (spec, _) = oci::load_leniently(&saved.bundle)?;
     let process = process(&spec, args)?;
     oci::check_process(&process, "process")?;
     let mut plan = ProcessPlan::of(&process, "process")?;

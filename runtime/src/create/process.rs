@@ -19,7 +19,7 @@ use super::message::{Failure, Message};
 use super::program;
 use crate::hooks::HookError;
 use crate::plan::{Capabilities, ProcessPlan, Seccomp};
-use crate::sys::{creds, keyring, process as sys, seccomp as kernel, tty};
+use crate::sys::{creds, keyring, process as sys, schedule, seccomp as kernel, tty};
 
 /// Linux' default, for a process that does not say.
 const DEFAULT_UMASK: u32 = 0o022;
@@ -78,6 +78,12 @@ pub(super) fn become_program(
     fault("set the limits")?;
     for limit in &plan.limits {
         set_limit(limit).map_err(named(format!("set limit {}", limit.resource)))?;
+    }
+    if let Some(scheduler) = &plan.scheduler {
+        schedule::set_scheduler(scheduler).map_err(named("set the scheduler"))?;
+    }
+    if let Some(priority) = plan.io_priority {
+        schedule::set_io_priority(priority).map_err(named("set the I/O priority"))?;
     }
     if let Some(personality) = plan.confinement.personality {
         sys::set_personality(personality).map_err(named("set the personality"))?;

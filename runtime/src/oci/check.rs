@@ -74,12 +74,18 @@ pub fn check_process(process: &Process, at: &str) -> Checked {
         let fine = entry.find('=').is_some_and(|at| at > 0) && !entry.contains('\0');
         require(fine, &format!("{at}.env[{index}]"), "must be NAME=value")?;
     }
+    let level = process.io_priority().is_none_or(|wanted| (0..8).contains(&wanted.priority()));
+    require(level, &format!("{at}.ioPriority.priority"), "must be 0 to 7")?;
+    let mut seen = Vec::new();
+    for (index, limit) in process.rlimits().iter().flatten().enumerate() {
+        let once = !seen.contains(&limit.typ());
+        require(once, &format!("{at}.rlimits[{index}].type"), "this limit is listed twice")?;
+        seen.push(limit.typ());
+    }
     let named = |value: &Option<String>| value.as_ref().is_some_and(|text| !text.is_empty());
     let refused = [
         (named(process.apparmor_profile()), "apparmorProfile"),
         (named(process.selinux_label()), "selinuxLabel"),
-        (process.io_priority().is_some(), "ioPriority"),
-        (process.scheduler().is_some(), "scheduler"),
         (process.exec_cpu_affinity().is_some(), "execCPUAffinity"),
     ];
     refused.into_iter().try_for_each(|(present, field)| refuse(present, || format!("{at}.{field}")))

@@ -8,7 +8,7 @@ mod check;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Capability, Spec};
 
 pub(crate) use check::check_supervised;
 pub(crate) use check::sysctl_path;
@@ -51,6 +51,45 @@ pub fn load(bundle: &Path) -> Result<Spec, ConfigError> {
         Err(error) => return Err(ConfigError::Read { path, error }),
     };
     parse(&text, path)
+}
+
+/// [`load`], but names that no capability has are left out, each with a warning (config.md#linux-process).
+pub(crate) fn load_leniently(bundle: &Path) -> Result<(Spec, Vec<String>), ConfigError> {
+    let field = match load(bundle) {
+        Ok(spec) => return Ok((spec, Vec::new())),
+        Err(ConfigError::Parse { field, .. }) if field.starts_with(CAPABILITIES) => field,
+        Err(error) => return Err(error),
+    };
+    let path = bundle.join("config.json");
+    let text = match crate::bounded::read(&path, MAX_CONFIG) {
+        Ok(text) => text,
+        Err(error) => return Err(ConfigError::Read { path, error }),
+    };
+    let mut value: serde_json::Value = match serde_json::from_slice(&text) {
+        Ok(value) => value,
+        Err(error) => return Err(ConfigError::Parse { path, field, error }),
+    };
+    let warnings = drop_unknown_capabilities(&mut value);
+    Ok((parse(value.to_string().as_bytes(), path)?, warnings))
+}
+
+const CAPABILITIES: &str = "process.capabilities.";
+
+fn drop_unknown_capabilities(config: &mut serde_json::Value) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let sets = config.pointer_mut("/process/capabilities").and_then(|sets| sets.as_object_mut());
+    for (set, names) in sets.into_iter().flatten() {
+        let Some(names) = names.as_array_mut() else { continue };
+        names.retain(|name| {
+            let known = serde_json::from_value::<Capability>(name.clone()).is_ok();
+            // What is no name at all stays an error.
+            if !known && name.is_string() {
+                warnings.push(format!("{CAPABILITIES}{set}: {name}: unknown, left out"));
+            }
+            known || !name.is_string()
+        });
+    }
+    warnings
 }
 
 /// What is read from `path`, as a specification that this runtime obeys in full.

@@ -6,12 +6,14 @@ use std::rc::Rc;
 use std::str::FromStr;
 
 use oci_spec::runtime::{
-    self as oci, Linux, LinuxCapabilities, LinuxPersonalityDomain, PosixRlimitType, Process,
+    self as oci, IOPriorityClass, Linux, LinuxCapabilities, LinuxIOPriority,
+    LinuxPersonalityDomain, PosixRlimitType, Process,
 };
 
 use super::{Listener, Seccomp};
 use crate::hooks::Phase;
 use crate::oci::ConfigError;
+use crate::sys::schedule::Scheduling;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ProcessPlan {
@@ -29,6 +31,9 @@ pub(crate) struct ProcessPlan {
     pub(crate) no_new_privileges: bool,
     pub(crate) limits: Vec<Limit>,
     pub(crate) oom_score_adj: Option<i32>,
+    pub(crate) scheduler: Option<Scheduling>,
+    /// For ioprio_set(2): the class in the upper bits, the level in the lower 13.
+    pub(crate) io_priority: Option<u32>,
     /// Columns and rows; zeros when unknown.
     pub(crate) terminal: Option<(u16, u16)>,
     /// How many of the caller's descriptors, from number 3 on, the program gets as they are.
@@ -113,12 +118,58 @@ impl ProcessPlan {
             no_new_privileges: process.no_new_privileges() == Some(true),
             limits: process.rlimits().iter().flatten().map(limit).collect(),
             oom_score_adj: process.oom_score_adj(),
+            scheduler: process.scheduler().as_ref().map(scheduling),
+            io_priority: process.io_priority().as_ref().map(io_priority),
             terminal: terminal.then(|| console_size(process)),
             preserved: 0,
             keyring: None,
             confinement: Confinement::default(),
             hooks: None,
         })
+    }
+}
+
+fn io_priority(wanted: &LinuxIOPriority) -> u32 {
+    let class = match wanted.class() {
+        IOPriorityClass::IoprioClassRt => 1,
+        IOPriorityClass::IoprioClassBe => 2,
+        IOPriorityClass::IoprioClassIdle => 3,
+    };
+    // Checked to be 0 to 7.
+    class << 13 | wanted.priority() as u32
+}
+
+/// The flags are SCHED_FLAG_* (linux/sched.h).
+fn scheduling(wanted: &oci::Scheduler) -> Scheduling {
+    use oci_spec::runtime::{LinuxSchedulerFlag as Flag, LinuxSchedulerPolicy as Policy};
+    let policy = match wanted.policy() {
+        Policy::SchedOther => 0,
+        Policy::SchedFifo => 1,
+        Policy::SchedRr => 2,
+        Policy::SchedBatch => 3,
+        Policy::SchedIso => 4,
+        Policy::SchedIdle => 5,
+        Policy::SchedDeadline => 6,
+    };
+    let flag = |flag: &Flag| match flag {
+        Flag::SchedResetOnFork => 0x1,
+        Flag::SchedFlagReclaim => 0x2,
+        Flag::SchedFlagDLOverrun => 0x4,
+        Flag::SchedFlagKeepPolicy => 0x8,
+        Flag::SchedFlagKeepParams => 0x10,
+        Flag::SchedFlagUtilClampMin => 0x20,
+        Flag::SchedFlagUtilClampMax => 0x40,
+    };
+    let flags = wanted.flags().iter().flatten().map(flag).fold(0, |all, flag| all | flag);
+    Scheduling {
+        policy,
+        flags,
+        nice: wanted.nice().unwrap_or_default(),
+        // The kernel refuses what is too large.
+        priority: wanted.priority().unwrap_or_default() as u32,
+        runtime: wanted.runtime().unwrap_or_default(),
+        deadline: wanted.deadline().unwrap_or_default(),
+        period: wanted.period().unwrap_or_default(),
     }
 }
 

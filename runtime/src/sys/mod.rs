@@ -10,5 +10,6 @@ pub(crate) mod mount;
 pub(crate) mod net;
 pub(crate) mod pidfd;
 pub(crate) mod process;
+pub(crate) mod schedule;
 pub(crate) mod seccomp;
 pub(crate) mod tty;
