@@ -1,5 +1,7 @@
 //! `features` and the version: what we give; and the commands that we do not have.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::flags::{ANY, Command, ID};
@@ -58,7 +60,7 @@ fn features() -> Result<(), CliError> {
         "hooks": crate::hooks::PHASES,
         "mountOptions": crate::plan::MOUNT_OPTIONS,
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "namespaces": namespaces(|name| Path::new("/proc/self/ns").join(name).exists()),
             "capabilities": capabilities,
             "cgroup": {
                 "v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": false,
@@ -67,7 +69,7 @@ fn features() -> Result<(), CliError> {
             "apparmor": {"enabled": false},
             "selinux": {"enabled": false},
             "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
         },
         "annotations": {
             "kobune.cgroup.controllers":
@@ -75,4 +77,30 @@ fn features() -> Result<(), CliError> {
         },
     });
     say(&format!("{features:#}\n"))
+}
+
+/// Those that we can make, as far as this kernel has them: the specification's names for the kernel's.
+fn namespaces(has: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    let all = [
+        ("cgroup", "cgroup"),
+        ("ipc", "ipc"),
+        ("mount", "mnt"),
+        ("network", "net"),
+        ("pid", "pid"),
+        ("time", "time"),
+        ("user", "user"),
+        ("uts", "uts"),
+    ];
+    all.into_iter().filter(|(_, file)| has(file)).map(|(name, _)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::namespaces;
+
+    #[test]
+    fn only_what_the_kernel_has_is_promised() {
+        assert_eq!(namespaces(|name| name != "time").len(), 7);
+        assert_eq!(namespaces(|name| name == "mnt"), ["mount"]);
+    }
 }
