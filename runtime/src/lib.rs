@@ -12,6 +12,7 @@ pub mod fuzz;
 mod hooks;
 pub mod oci;
 mod plan;
+mod shield;
 pub mod supervisor;
 mod sys;
 pub mod wire;

@@ -17,7 +17,7 @@ use crate::plan::Step;
 use crate::supervisor::time;
 use crate::sys::process as sys;
 use crate::wire::Rootfs;
-use crate::{cgroup, fault, oci, plan};
+use crate::{cgroup, fault, oci, plan, shield};
 
 const BUNDLE: Flag = Flag::value("bundle", "DIR", "where config.json is (default: here)").or('b');
 const PID_FILE: Flag = Flag::value("pid-file", "FILE", "write the first process' pid to it");
@@ -134,6 +134,10 @@ fn make(
     let (spec, warnings) = oci::load_leniently(&bundle)?;
     warnings.iter().for_each(|text| context.log.warning(text));
     let mut plan = plan::plan(&spec, &Rootfs::Bundle, &bundle)?;
+    if plan.unshare & libc::CLONE_NEWPID == 0 {
+        shield(context, &args.id)?;
+    }
+    shield::remember_own_program();
     args.preserved.give(&mut plan.process);
     adapt(&mut plan, args);
     let terminal = plan.process.terminal.is_some();
@@ -191,6 +195,15 @@ fn adapt(plan: &mut plan::Plan, args: &CreateArgs) {
     if args.own_keyring {
         plan.process.keyring = create::session_keyring(&args.id);
     }
+}
+
+/// The container joins processes that may be after our program.
+fn shield(context: &Context, id: &str) -> Result<(), CliError> {
+    let protect = || CliError::io("protect our program");
+    let Some(mount) = shield::raise().map_err(protect())? else { return Ok(()) };
+    // The name is all that has been taken; the program that starts again takes it again.
+    context.store.remove(id)?;
+    Err(protect()(shield::start_again(&mount)))
 }
 
 fn tell_plan(context: &Context, id: &str, plan: &plan::Plan, cgroup: &Path) {

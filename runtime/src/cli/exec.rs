@@ -17,6 +17,7 @@ use crate::bounded;
 use crate::create::{self, Bond, Preserved};
 use crate::oci;
 use crate::plan::{Confinement, ProcessPlan};
+use crate::shield;
 use crate::sys::process as sys;
 
 /// The largest file with a process, in bytes.
@@ -46,7 +47,13 @@ pub(super) static COMMAND: Command = Command {
         Flag::value("cgroup", "PATH", "a cgroup below the container's that is there already"),
         Flag::switch("ignore-paused", "also in a paused container (it waits)"),
     ],
-    run: |context, mut given| exec(context, &ExecArgs::read(&mut given)?),
+    run: |context, mut given| {
+        let protect = || CliError::io("protect our program");
+        if let Some(mount) = shield::raise().map_err(protect())? {
+            return Err(protect()(shield::start_again(&mount)));
+        }
+        exec(context, &ExecArgs::read(&mut given)?)
+    },
     failure: 255,
 };
 

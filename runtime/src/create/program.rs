@@ -19,7 +19,14 @@ pub(super) const DEFAULT_PATH: &str =
 
 /// Executes the program; the answer is why not.
 pub(super) fn execute(plan: &ProcessPlan) -> Failure {
-    let attempt = |path: &CStr| execve(path, &plan.args, &plan.env).map(|never| match never {});
+    // A filter may forbid to look; then `find` has looked before it came.
+    let look = plan.confinement.seccomp.is_none();
+    let attempt = |path: &CStr| {
+        if look {
+            refuse_ourselves(path)?;
+        }
+        execve(path, &plan.args, &plan.env).map(|never| match never {})
+    };
     match search(plan, attempt) {
         Err(failure) => failure,
         // Nothing returns from a success.
@@ -29,7 +36,12 @@ pub(super) fn execute(plan: &ProcessPlan) -> Failure {
 
 /// Why the program could not be executed, as far as that can be told without trying.
 pub(super) fn find(plan: &ProcessPlan) -> Result<(), Failure> {
-    search(plan, |path| access(path, AccessFlags::X_OK))
+    search(plan, |path| access(path, AccessFlags::X_OK).and_then(|()| refuse_ourselves(path)))
+}
+
+/// See `shield`: the same that the kernel says of a program that is being written to.
+fn refuse_ourselves(path: &CStr) -> Result<(), Errno> {
+    if crate::shield::is_own_program(path) { Err(Errno::ETXTBSY) } else { Ok(()) }
 }
 
 /// Tries the program where execvp(3) would: the first that succeeds ends the search.

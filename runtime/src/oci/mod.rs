@@ -4,6 +4,7 @@
 //! specification does not know is ignored, as it demands.
 
 mod check;
+mod sysctl;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,8 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Capability, Spec};
 
 pub(crate) use check::check_supervised;
-pub(crate) use check::sysctl_path;
 pub use check::{check, check_process};
+pub(crate) use sysctl::sysctl_path;
 
 /// The newest version of the specification that we know.
 pub const SPEC_VERSION: &str = "1.2.1";

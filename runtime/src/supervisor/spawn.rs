@@ -1,11 +1,10 @@
 //! Starting a supervisor, and the command line between the two ends. Never waits for containers.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -13,8 +12,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use oci_spec::runtime::LinuxResources;
-
-use crate::sys::mount::{self, MountAttr};
 
 /// What a supervisor needs to know about its Pod.
 #[derive(Debug)]
@@ -67,7 +64,8 @@ pub fn spawn(options: &SpawnOptions) -> Result<Spawned, SpawnError> {
         .map_err(io("open the log of"))?;
     let listener = options.listener.try_clone().map_err(io("hand the socket to"))?;
     let (ready, reply) = io::pipe().map_err(io("make a pipe to"))?;
-    let sealed = read_only(&options.exe);
+    // Where we may not make mounts it is started by its path.
+    let sealed = crate::shield::read_only(&options.exe).ok();
     let program = match &sealed {
         Some(file) => PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
         None => options.exe.clone(),
@@ -88,17 +86,6 @@ pub fn spawn(options: &SpawnOptions) -> Result<Spawned, SpawnError> {
         .map_err(|message| SpawnError::Failed { title: options.title.clone(), message })
 }
 
-/// The program through a mount of its own that nobody can write to: a container that gets hold of a
-/// supervisor's `/proc/<pid>/exe` cannot reopen it for writing (CVE-2019-5736). `None` where we
-/// may not make mounts; the program is then started by its path.
-fn read_only(exe: &Path) -> Option<OwnedFd> {
-    let path = CString::new(exe.as_os_str().as_bytes()).ok()?;
-    let mount = mount::open_tree_clone(fs_root().as_fd(), &path, false).ok()?;
-    let attr = MountAttr { set: mount::ATTR_RDONLY, ..MountAttr::default() };
-    mount::mount_setattr(mount.as_fd(), &attr, false).ok()?;
-    Some(mount)
-}
-
 /// What `ps` shows: the program's own name also when it is given as `/proc/self/exe`.
 fn shown_name(exe: &Path) -> OsString {
     let target = std::fs::read_link(exe);
@@ -106,11 +93,6 @@ fn shown_name(exe: &Path) -> OsString {
     // Replaced by a newer version meanwhile.
     let name = name.to_string_lossy();
     name.strip_suffix(" (deleted)").unwrap_or(&name).into()
-}
-
-/// Relative names are meant from the working directory.
-fn fs_root() -> BorrowedFd<'static> {
-    nix::fcntl::AT_FDCWD
 }
 
 fn read_answer(mut ready: io::PipeReader) -> io::Result<String> {
