@@ -346,13 +346,13 @@ impl Writer<'_> {
     }
 
     /// Rules of calls that stand for others, with those of the others. Their arguments are in memory, where a filter
-    /// does not see them: only rules without conditions can be kept.
+    /// does not see them: what has conditions holds without them, as libseccomp has it.
     fn multiplexed(&self, abi: Abi) -> HashMap<&'static str, Rule> {
         let mut all: HashMap<_, Rule> = HashMap::new();
         for (name, through, number) in abi.multiplexed() {
-            let Some(verdict) = self.rules.calls.get(name).and_then(|rule| rule.always) else {
-                continue;
-            };
+            let Some(rule) = self.rules.calls.get(name) else { continue };
+            let first = rule.when.first().map(|(_, verdict)| *verdict);
+            let Some(verdict) = rule.always.or(first) else { continue };
             let own = || self.rules.calls.get(through).cloned().unwrap_or_default();
             let which = Condition {
                 argument: 0,

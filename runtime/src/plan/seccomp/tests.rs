@@ -213,12 +213,16 @@ fn socketcall_is_not_a_way_around() {
     let program = compiled(
         json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"], "syscalls": [
             {"names": ["connect", "shmget"], "action": "SCMP_ACT_ERRNO"},
+            {"names": ["listen"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 1, "value": 7, "op": "SCMP_CMP_EQ"}]},
         ]}),
         X86,
     );
     assert_eq!(verdict(&program, Abi::X86, "connect", &[]), EPERM);
     assert_eq!(verdict(&program, Abi::X86, "socketcall", &[3]), EPERM);
     assert_eq!(verdict(&program, Abi::X86, "socketcall", &[1]), ALLOW);
+    assert_eq!(verdict(&program, Abi::X86, "listen", &[0, 8]), ALLOW);
+    // Its second argument cannot be seen here.
+    assert_eq!(verdict(&program, Abi::X86, "socketcall", &[4]), EPERM);
     assert_eq!(verdict(&program, Abi::X86, "ipc", &[23]), EPERM);
 }
 
