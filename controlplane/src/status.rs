@@ -26,6 +26,8 @@ pub struct ApiError {
     pub kind: String,
     pub causes: Vec<Cause>,
     pub retry_after_seconds: Option<u32>,
+    /// With which an expired list may still be ended.
+    pub continue_token: String,
 }
 
 impl ApiError {
@@ -39,6 +41,7 @@ impl ApiError {
             kind: String::new(),
             causes: Vec::new(),
             retry_after_seconds: None,
+            continue_token: String::new(),
         }
     }
 
@@ -72,8 +75,12 @@ impl ApiError {
         if let Some(seconds) = self.retry_after_seconds {
             details["retryAfterSeconds"] = json!(seconds);
         }
+        let mut metadata = json!({});
+        if !self.continue_token.is_empty() {
+            metadata["continue"] = json!(self.continue_token);
+        }
         json!({
-            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
             "message": self.message, "reason": self.reason, "details": details,
             "code": self.code.as_u16(),
         })

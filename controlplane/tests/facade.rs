@@ -155,3 +155,39 @@ async fn a_second_server_on_the_same_data_is_refused() {
     assert_eq!(address.ip(), LOCALHOST);
     control_plane.shutdown().await;
 }
+
+/// The window of events begins anew at a start, so pages of before are gone; the rest may be had as it is now.
+#[tokio::test]
+async fn a_list_that_expired_can_be_ended_as_it_is_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let maps = |control_plane: &ControlPlane| {
+        Api::<ConfigMap>::default_namespaced(Client::new(
+            control_plane.handler(UserInfo::admin()),
+            "default",
+        ))
+    };
+    let control_plane = start(&dir).await;
+    for name in ["a", "b"] {
+        maps(&control_plane).create(&PostParams::default(), &map(name)).await.unwrap();
+    }
+    let page = ListParams::default().limit(1);
+    let first = maps(&control_plane).list(&page).await.unwrap();
+    assert_eq!(first.items[0].metadata.name.as_deref(), Some("a"));
+    let token = first.metadata.continue_.unwrap();
+    maps(&control_plane).create(&PostParams::default(), &map("b2")).await.unwrap();
+    control_plane.shutdown().await;
+    let control_plane = start(&dir).await;
+    let next = page.clone().continue_token(&token);
+    let Err(kube::Error::Api(expired)) = maps(&control_plane).list(&next).await else {
+        panic!("the page is still there")
+    };
+    assert_eq!((expired.code, expired.reason.as_str()), (410, "Expired"));
+    let token = expired.metadata.and_then(|metadata| metadata.continue_).unwrap();
+    let rest = ListParams::default().continue_token(&token);
+    let rest = maps(&control_plane).list(&rest).await.unwrap();
+    let names = rest.items.iter().filter_map(|m| m.metadata.name.as_deref());
+    // The cluster's CA comes to the namespace some time.
+    let names: Vec<_> = names.filter(|name| !name.starts_with("kube-")).collect();
+    assert_eq!(names, ["b", "b2"]);
+    control_plane.shutdown().await;
+}

@@ -22,8 +22,9 @@ use crate::store::Snapshot;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where the next page begins: after this object, at this revision.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Token {
+    /// 0 when that is gone: at whatever is there now.
     #[serde(rename = "rv")]
     revision: u64,
     #[serde(rename = "ns")]
@@ -67,14 +68,17 @@ impl Api {
             return Err(errors::bad_request(text));
         }
         let Snapshot { revision, objects } = match (&token, options.revision) {
-            (Some(token), _) => self.past(kind, selectors, token.revision, true)?,
+            (Some(Token { revision: 0, .. }), _) => self.present(kind, selectors),
+            (Some(token), _) => self
+                .past(kind, selectors, token.revision)
+                .map_err(|_| inconsistent(token.clone()))?,
             (None, Some(revision)) if options.exact => {
                 if revision == 0 {
                     let why = "Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"";
                     return Err(errors::list_options_invalid("resourceVersionMatch", why));
                 }
                 self.reached(revision).await?;
-                self.past(kind, selectors, revision, false)?
+                self.past(kind, selectors, revision)?
             }
             (None, Some(revision)) => {
                 self.reached(revision).await?;
@@ -94,12 +98,10 @@ impl Api {
         kind: &Kind,
         selectors: &Selectors,
         revision: u64,
-        continued: bool,
     ) -> Result<Snapshot, ApiError> {
         let past = self.store.snapshot_at(kind.resource, namespace(selectors), revision);
-        past.map_err(|e| match continued {
-            true => errors::expired("The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter."),
-            false => errors::expired(format!("too old resource version: {} ({})", e.asked, e.oldest)),
+        past.map_err(|e| {
+            errors::expired(format!("too old resource version: {} ({})", e.asked, e.oldest))
         })
     }
 
@@ -108,6 +110,15 @@ impl Api {
         let waited = tokio::time::timeout(PATIENCE, self.store.reached(revision)).await;
         waited.map_err(|_| errors::future_revision(revision, self.store.revision()))
     }
+}
+
+/// The rest of the list may be had as it is now, for those who can live with that.
+fn inconsistent(token: Token) -> ApiError {
+    let mut error = errors::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    error.continue_token = Token { revision: 0, ..token }.encode();
+    error
 }
 
 fn namespace(selectors: &Selectors) -> Option<&str> {
