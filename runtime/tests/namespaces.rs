@@ -120,3 +120,65 @@ fn the_loopback_interface_is_up() {
         echo hello | nc 127.0.0.1 7; wait; cat /tmp/heard";
     assert_eq!(bundle.sh(script), "unknown\n0x9\nhello\n");
 }
+
+/// Runs `body` with a network namespace of its own, which the programs it starts have, too.
+fn with_own_network(body: impl FnOnce() + Send + 'static) {
+    let run = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        body();
+    });
+    if let Err(panic) = run.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// `ip` of busybox here.
+fn ip(words: &str) -> String {
+    let mut command = std::process::Command::new("/bin/busybox");
+    let output = command.arg("ip").args(words.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+// Neither peer of Debian 12 knows network devices (specification 1.3).
+#[test]
+fn network_devices_are_given_to_the_container() {
+    with_own_network(|| {
+        ip("link add kobune-a type veth");
+        ip("link add kobune-b type veth");
+        ip("link set kobune-a mtu 1400");
+        ip("addr add 10.98.7.6/24 dev kobune-a");
+        ip("addr add 10.98.8.6/24 scope link dev kobune-a");
+        ip("-6 addr add fd00:98::6/64 dev kobune-a");
+        let bundle = Bundle::new("netdev", &["/bin/true"]);
+        bundle.configure(|config| {
+            config["linux"]["netDevices"] =
+                json!({"kobune-a": {"name": "inner"}, "kobune-b": {"name": "dev%d"}});
+        });
+        let output = bundle.sh("/bin/busybox ip addr");
+        for wanted in
+            [" inner@", "mtu 1400", "10.98.7.6/24", "fd00:98::6/64", " dev0@", "MULTICAST,UP"]
+        {
+            assert!(output.contains(wanted), "{wanted} in {output}");
+        }
+        assert!(!output.contains("10.98.8.6"), "{output}");
+        assert!(!ip("link").contains("kobune-"));
+    });
+}
+
+#[test]
+fn network_devices_that_cannot_be_given_are_told_and_stay() {
+    with_own_network(|| {
+        ip("link add kobune-a type veth");
+        let refused = |devices: Value| {
+            let bundle = Bundle::new("netdev-bad", &["/bin/true"]);
+            bundle.configure(|config| config["linux"]["netDevices"] = devices);
+            bundle.refused()
+        };
+        let error = refused(json!({"kobune-x": {}}));
+        assert!(error.contains("linux.netDevices[\"kobune-x\"]: no such device"), "{error}");
+        let error = refused(json!({"kobune-a": {"name": "lo"}}));
+        assert!(error.contains("linux.netDevices[\"kobune-a\"]: the container has"), "{error}");
+        assert!(ip("link").contains("kobune-a"));
+    });
+}

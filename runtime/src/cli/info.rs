@@ -70,6 +70,7 @@ fn features() -> Result<(), CliError> {
             "selinux": {"enabled": false},
             "intelRdt": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
+            "netDevices": {"enabled": true},
         },
         "annotations": {
             "kobune.cgroup.controllers":

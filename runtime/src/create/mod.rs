@@ -23,6 +23,7 @@ mod layers;
 mod lookup;
 mod message;
 mod mounts;
+mod net;
 mod nodes;
 mod preserved;
 mod process;
@@ -143,22 +144,38 @@ pub(crate) fn launch(
         sources: sources.numbers(),
     };
     let child = beget(plan, cgroup, &inherited)?;
-    if let Some(maps) = &plan.users {
-        let settled = users::settle(plan, maps, &child, streams).and_then(|()| {
-            if sources.wait_for_users() {
-                let users = users::of(&child).map_err(failed("open the user namespace"))?;
-                sources.map_ids(users.as_fd())?;
-            }
-            fdpass::send_all(&ours.socket, message::MAPPED, &[])
-                .map_err(failed("tell the new process its ids"))
-        });
-        if let Err(error) = settled {
-            // The first error is the one to tell.
-            let _ = users::end(&child);
-            return Err(error);
-        }
+    let settled = settle(plan, &child, &mut sources, streams, &ours);
+    if let Err(error) = settled {
+        // The first error is the one to tell.
+        let _ = users::end(&child);
+        return Err(error);
     }
     Ok(Birth { child, channel: ours })
+}
+
+/// What the new process cannot do for itself.
+fn settle(
+    plan: &Plan,
+    child: &Child,
+    sources: &mut sources::Sources,
+    streams: [BorrowedFd<'_>; 3],
+    channel: &Channel,
+) -> Result<(), LaunchError> {
+    if !plan.net_devices.is_empty() {
+        let joined = plan.join.iter().find(|join| join.kind == libc::CLONE_NEWNET);
+        let of_child = || format!("/proc/{}/ns/net", child.pid).into();
+        let path = joined.map_or_else(of_child, |join| join.path.clone());
+        let target = File::open(&path).map_err(failed(format!("open {path:?}")))?;
+        net::give(&plan.net_devices, &target)?;
+    }
+    let Some(maps) = &plan.users else { return Ok(()) };
+    users::settle(plan, maps, child, streams)?;
+    if sources.wait_for_users() {
+        let users = users::of(child).map_err(failed("open the user namespace"))?;
+        sources.map_ids(users.as_fd())?;
+    }
+    fdpass::send_all(&channel.socket, message::MAPPED, &[])
+        .map_err(failed("tell the new process its ids"))
 }
 
 fn beget(

@@ -124,7 +124,6 @@ pub(crate) fn check_supervised(spec: &Spec) -> Checked {
 
 fn check_linux(linux: &Linux) -> Checked {
     let refused = [
-        (linux.net_devices().as_ref().is_some_and(|map| !map.is_empty()), "netDevices"),
         (linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()), "mountLabel"),
         (linux.intel_rdt().is_some(), "intelRdt"),
         (linux.memory_policy().is_some(), "memoryPolicy"),

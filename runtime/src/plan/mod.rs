@@ -15,6 +15,7 @@
 
 mod devices;
 mod mounts;
+mod net;
 mod options;
 mod process;
 pub(crate) mod seccomp;
@@ -32,6 +33,7 @@ use crate::wire::Rootfs;
 
 pub(crate) use devices::{Device, DeviceKind};
 pub(crate) use mounts::{IdMapped, Instead, MountKind, MountPlan};
+pub(crate) use net::NetDevice;
 pub(crate) use options::{Change, MOUNT_OPTIONS};
 pub(crate) use process::{Capabilities, Confinement, Limit, ProcessPlan};
 pub(crate) use seccomp::{Listener, Seccomp};
@@ -48,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) users: Option<IdMaps>,
     /// The offsets of the time namespace, if one is made, as the kernel takes them.
     pub(crate) time: Option<String>,
+    /// Network devices of the host that become the container's.
+    pub(crate) net_devices: Vec<NetDevice>,
     pub(crate) steps: Vec<Step>,
     pub(crate) process: ProcessPlan,
 }
@@ -186,6 +190,7 @@ pub(crate) fn plan(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Result<Plan, 
     process.confinement = Confinement::of(linux)?;
     let (unshare, join, cgroup) = namespaces(linux);
     let (users, time) = (users::plan(linux)?, time::plan(linux)?);
+    let net_devices = net::plan(linux)?;
     if let Some(maps) = &users {
         users::check_process(maps, &process)?;
     }
@@ -246,7 +251,7 @@ pub(crate) fn plan(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Result<Plan, 
     if spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
         steps.push(Step::ReadonlyRoot);
     }
-    Ok(Plan { unshare, join, users, time, steps, process })
+    Ok(Plan { unshare, join, users, time, net_devices, steps, process })
 }
 
 /// Refuses what would change the mounts of whoever calls us: the container has no mount namespace.
