@@ -115,6 +115,25 @@ fn cgroups_made_inside_are_removed() {
 }
 
 #[test]
+fn a_divided_cgroup_can_be_entered() {
+    // Who hands controllers down must not have processes itself: then an exec joins the first process.
+    let script = "cd /sys/fs/cgroup; mkdir own; echo 1 > own/cgroup.procs;
+        echo +hugetlb > cgroup.subtree_control && touch /tmp/made; sleep 1000";
+    let bundle = Bundle::new("divided", &["/bin/sh", "-c", script]);
+    writable(&bundle);
+    place(&bundle, &format!("/{}", unique("divided")));
+    bundle.configure(|config| {
+        let limits = json!([{"pageSize": "2MB", "limit": 0}]);
+        config["linux"]["resources"] = json!({"hugepageLimits": limits});
+    });
+    bundle.start();
+    let made = bundle.rootfs().join("tmp/made");
+    common::wait_until("the container has divided its cgroup", || made.exists());
+    let inside = bundle.good("exec ID cat /proc/self/cgroup");
+    assert!(inside.contains("0::/own\n"), "{inside}");
+}
+
+#[test]
 fn a_limit_that_cannot_be_kept_is_named() {
     let bundle = sleeper("limits");
     let has = |name: &str| cgroup::detect().unwrap().has(name);

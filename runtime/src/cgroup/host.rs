@@ -40,6 +40,9 @@ impl CgroupHost {
     /// cgroup of this process (as runc has it: ours has processes, so it cannot be a parent). No path leads out.
     pub fn place(&self, wanted: &Path) -> Result<PathBuf, CgroupError> {
         let text = wanted.to_string_lossy();
+        if text.contains('\0') {
+            return Err(CgroupError::Place { path: wanted.to_owned(), why: "has a NUL" });
+        }
         if !wanted.is_absolute() && text.split(':').count() == 3 {
             return Err(CgroupError::Place {
                 path: wanted.to_owned(),
@@ -54,10 +57,21 @@ impl CgroupHost {
             return Ok(self.mount.join(clean));
         }
         let own = fs::read_to_string("/proc/self/cgroup").map_err(CgroupError::Own)?;
-        let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+        let own = version_2(&own).unwrap_or("/");
         let beside = Path::new(own).parent().unwrap_or(Path::new("/"));
         Ok(self.path(beside).join(clean))
     }
+}
+
+/// The directory of the cgroup that a process is in.
+pub(crate) fn of_process(pid: i32) -> Option<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    Some(detect().ok()?.path(version_2(&text)?))
+}
+
+/// The line of version 2 in a `/proc/<pid>/cgroup`.
+fn version_2(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
 /// What is left of a path when `..` cannot leave the top.
@@ -182,6 +196,7 @@ mod tests {
         assert_eq!(place("/a:b:c").unwrap(), Path::new("/cg/a:b:c"));
         let error = place("system.slice:docker:x").unwrap_err();
         assert!(error.starts_with("linux.cgroupsPath: ") && error.contains("systemd"), "{error}");
+        assert!(place("/a\0b").unwrap_err().starts_with("linux.cgroupsPath: "));
         assert!(place("/a/..").unwrap_err().starts_with("linux.cgroupsPath: "));
     }
 }

@@ -66,12 +66,17 @@ pub fn signal(cgroup: &Path, number: i32) -> Result<usize, CgroupError> {
 /// Removes the cgroup and those below it, waiting (bounded) for processes that have been killed but are not
 /// gone yet. An absent cgroup is no error.
 pub fn remove(cgroup: &Path) -> Result<(), CgroupError> {
+    remove_within(cgroup, EMPTY_WITHIN)
+}
+
+/// As [`remove`], but waits no longer than that.
+pub(crate) fn remove_within(cgroup: &Path, patience: Duration) -> Result<(), CgroupError> {
     match try_remove(cgroup) {
         Ok(()) => return Ok(()),
         Err(Errno::EBUSY) => {}
         Err(errno) => return Err(failed("remove cgroup", cgroup)(errno.into())),
     }
-    let deadline = Instant::now() + EMPTY_WITHIN;
+    let deadline = Instant::now() + patience;
     if let Ok(mut events) = Events::open(cgroup) {
         events.wait(b"populated 0", deadline);
     }
@@ -161,10 +166,14 @@ pub fn is_populated(cgroup: &Path) -> bool {
 
 /// Kills everything in a Pod's cgroup (its supervisor included) and removes it.
 pub fn kill_pod(cgroup: &Path) -> Result<(), CgroupError> {
+    kill_and_remove(cgroup, EMPTY_WITHIN)
+}
+
+pub(crate) fn kill_and_remove(cgroup: &Path, patience: Duration) -> Result<(), CgroupError> {
     // Most are empty by now.
     if try_remove(cgroup).is_ok() {
         return Ok(());
     }
     kill(cgroup)?;
-    remove(cgroup)
+    remove_within(cgroup, patience)
 }

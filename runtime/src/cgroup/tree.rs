@@ -115,7 +115,7 @@ pub(super) fn why_missing(cgroup: &Path, controller: &str, file: &str) -> String
     }
     let kind = fs::read_to_string(cgroup.join("cgroup.type")).unwrap_or_default();
     match has(cgroup) {
-        true => format!("this kernel has no file {file}"),
+        true => format!("this kernel has no {file}: no such file or directory"),
         false => format!("cgroup {cgroup:?} ({}) has no {controller} controller", kind.trim()),
     }
 }

@@ -14,6 +14,9 @@ pub(super) fn place(manager: CgroupManager, spec: &Spec, id: &str) -> Result<Pat
     let host = cgroup::detect()?;
     match manager {
         CgroupManager::Cgroupfs => {}
+        CgroupManager::Systemd if !Path::new("/run/systemd/system").exists() => {
+            return message("cgroup manager systemd: systemd does not run here, use cgroupfs");
+        }
         CgroupManager::Systemd => {
             return message("cgroup manager systemd: not supported, use cgroupfs");
         }

@@ -1,6 +1,5 @@
 //! `exec`.
 
-use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
@@ -68,6 +67,7 @@ struct ExecArgs {
     console_socket: Option<PathBuf>,
     preserved: Preserved,
     cgroup: Option<PathBuf>,
+    ignore_paused: bool,
 }
 
 /// What is different from the container's own process.
@@ -114,6 +114,7 @@ impl ExecArgs {
             console_socket: given.path("console-socket"),
             preserved,
             cgroup: given.path("cgroup"),
+            ignore_paused: given.has("ignore-paused"),
         })
     }
 }
@@ -134,7 +135,8 @@ fn number(text: &str, flag: &str) -> Result<u32, CliError> {
 fn exec(context: &Context, args: &ExecArgs) -> Result<u8, CliError> {
     let saved = context.store.load(&args.id)?;
     let status = context.store.status(&saved);
-    let Some(init) = saved.process().filter(|_| status == Status::Running) else {
+    let fine = status == Status::Running || (status == Status::Paused && args.ignore_paused);
+    let Some(init) = saved.process().filter(|_| fine) else {
         return message(format!("cannot exec in a {} container", status.name()));
     };
     // The warnings have been told at its creation.
@@ -151,11 +153,11 @@ fn exec(context: &Context, args: &ExecArgs) -> Result<u8, CliError> {
     let mut console = Console::choose(terminal, args.detach, args.console_socket.clone())?;
     console.fit(&mut plan);
     let cgroup = cgroup(&saved, args)?;
-    let cgroup = File::open(&cgroup).map_err(CliError::io(format!("open cgroup {cgroup:?}")))?;
     let signals = foreground::signals()?;
     let streams = [0, 1, 2].map(sys::borrow);
     context.log.debug(|| format!("exec in {:?}: {:?}", args.id, plan.args));
-    let new = create::enter(&plan, Bond::Independent, init.as_fd(), Some(cgroup.as_fd()), streams)?;
+    let init = (saved.pid, init.as_fd());
+    let new = create::enter_at(&plan, Bond::Independent, init, &cgroup, streams)?;
     let state = saved.hook_state("running", Some(saved.pid));
     let attendant = Attendant {
         process: new.child.pidfd.as_fd(),

@@ -237,6 +237,31 @@ pub(crate) fn session_keyring(id: &str) -> Option<CString> {
     CString::new(format!("_ses.{id}")).ok()
 }
 
+/// As [`enter`], into `cgroup`; where that cannot hold processes any more, because the container has divided it
+/// further, into the one below it that the first process (`pid`, `init`) is in.
+pub(crate) fn enter_at(
+    process: &ProcessPlan,
+    bond: Bond<'_>,
+    (pid, init): (i32, BorrowedFd<'_>),
+    cgroup: &Path,
+    streams: [BorrowedFd<'_>; 3],
+) -> Result<Birth, LaunchError> {
+    let at = |path: &Path| {
+        let directory = File::open(path).map_err(failed(format!("open cgroup {path:?}")))?;
+        enter(process, bond, init, Some(directory.as_fd()), streams)
+    };
+    let busy = match at(cgroup) {
+        Err(LaunchError::Io { error, verb }) if error.raw_os_error() == Some(libc::EBUSY) => {
+            LaunchError::Io { error, verb }
+        }
+        other => return other,
+    };
+    match crate::cgroup::of_process(pid).filter(|path| path.starts_with(cgroup)) {
+        Some(path) => at(&path),
+        None => Err(busy),
+    }
+}
+
 /// Connects to the start socket of a container that outlived its creator.
 pub(crate) fn connect(path: &Path) -> io::Result<Channel> {
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;

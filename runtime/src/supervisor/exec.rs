@@ -1,7 +1,6 @@
 //! More processes in running containers: begun on behalf of a connection, reported to it, and left alone when it
 //! is gone.
 
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::core::{End, Peer};
@@ -57,9 +56,8 @@ impl Supervisor {
         })?;
         plan.keyring = create::session_keyring(&unit.id);
         plan.confinement = unit.confinement.clone();
-        let cgroup = File::open(&unit.cgroup)
-            .map_err(|error| internal(format!("open cgroup {:?}: {error}", unit.cgroup)))?;
-        create::enter(&plan, Bond::Mortal, init.pidfd.as_fd(), Some(cgroup.as_fd()), streams)
+        let init = (init.pid, init.pidfd.as_fd());
+        create::enter_at(&plan, Bond::Mortal, init, &unit.cgroup, streams)
             .map_err(|error| internal(error.to_string()))
     }
 

@@ -8,6 +8,7 @@
 
 mod connection;
 mod core;
+mod dying;
 mod exec;
 mod log;
 mod record;

@@ -14,6 +14,7 @@ use nix::sys::signalfd::SignalFd;
 
 use super::connection::Connection;
 use super::core::{Action, Core, End, Input, Peer};
+use super::dying::Dying;
 use super::exec::Exec;
 use super::setup::{Ends, OWN_CGROUP};
 use super::spawn::Settings;
@@ -37,6 +38,7 @@ pub(super) struct Supervisor {
     next_peer: Peer,
     pub(super) units: BTreeMap<String, Unit>,
     pub(super) execs: Vec<Exec>,
+    dying: Dying,
     inputs: VecDeque<Input>,
     buffer: Vec<u8>,
     /// Nothing has happened since memory was given back.
@@ -50,6 +52,7 @@ enum Source {
     Channel(String),
     ExecChannel(i32),
     Stream(String, usize),
+    Dying,
     Peer(Peer),
     Listener,
     Signals,
@@ -67,6 +70,7 @@ impl Supervisor {
             next_peer: 0,
             units: BTreeMap::new(),
             execs: Vec::new(),
+            dying: Dying::default(),
             inputs: VecDeque::new(),
             buffer: Vec::new(),
             rested: false,
@@ -113,6 +117,9 @@ impl Supervisor {
         for (peer, connection) in &self.peers {
             add(Source::Peer(*peer), connection.as_fd(), connection.interest());
         }
+        for events in self.dying.watched() {
+            add(Source::Dying, events, PollFlags::POLLPRI);
+        }
         add(Source::Listener, self.listener.as_fd(), readable);
         add(Source::Signals, self.signals.as_fd(), readable);
         let timeout = if self.rested { PollTimeout::NONE } else { REST_AFTER.into() };
@@ -151,6 +158,7 @@ impl Supervisor {
                     unit.sources.remove(index);
                 }
             }
+            Source::Dying => self.dying.bury(),
             Source::Peer(peer) => self.hear_peer(peer, events),
             Source::Listener => self.accept(),
             Source::Signals => self.take_signals(),
@@ -191,7 +199,7 @@ impl Supervisor {
                         Input::StartFailed { container, failure }
                     } else {
                         let cgroup = self.units.remove(name).map(|unit| unit.cgroup);
-                        let removed = cgroup.map_or(Ok(()), |cgroup| cgroup::kill_pod(&cgroup));
+                        let removed = cgroup.map_or(Ok(()), |cgroup| self.dying.end(cgroup));
                         report("remove the cgroup of", name, removed);
                         let (kind, message) = (ErrorKind::Internal, failure.message);
                         Input::Failed { container, kind, message }
@@ -366,7 +374,7 @@ impl Supervisor {
     fn forget(&mut self, container: &str) {
         self.units.remove(container);
         let cgroup = self.settings.cgroup.join(container);
-        report("remove the cgroup of", container, cgroup::kill_pod(&cgroup));
+        report("remove the cgroup of", container, self.dying.end(cgroup));
         let removed = record::remove(&self.settings.pod_dir, container);
         report("remove the record of", container, removed);
     }

@@ -106,12 +106,12 @@ impl Unit {
         let mut plan = plan::plan(&spec, &request.rootfs, &request.bundle)?;
         plan.process.keyring = create::session_keyring(&request.id);
         let cgroup = pod_cgroup.join(&request.container);
-        // What a former container of the name left.
-        cgroup::kill_pod(&cgroup)?;
+        // What a former container of the name left. If that lives on, nothing can be made yet.
+        cgroup::kill_and_remove(&cgroup, super::dying::AT_ONCE)?;
         let made = Self::begin(request, &spec, &plan, cgroup.clone(), null);
         if made.is_err() {
             // The first error is the one to tell.
-            let _ = cgroup::kill_pod(&cgroup);
+            let _ = cgroup::kill_and_remove(&cgroup, super::dying::AT_ONCE);
         }
         made
     }

@@ -23,6 +23,8 @@ pub fn is_peer() -> bool {
 pub struct Bundle {
     pub directory: tempfile::TempDir,
     pub id: String,
+    /// The runtime under test.
+    pub program: PathBuf,
 }
 
 impl Bundle {
@@ -40,7 +42,8 @@ impl Bundle {
             {"type": "mount"}, {"type": "pid"}, {"type": "ipc"}, {"type": "uts"},
             {"type": "network"}, {"type": "cgroup"},
         ]);
-        let bundle = Bundle { directory, id: format!("kobune-{name}-{}", std::process::id()) };
+        let id = format!("kobune-{name}-{}", std::process::id());
+        let bundle = Bundle { directory, id, program: runtime() };
         bundle.configure(|value| *value = config);
         bundle
     }
@@ -76,7 +79,7 @@ impl Bundle {
 
     /// The runtime with its state below the bundle, not yet started.
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(runtime());
+        let mut command = Command::new(&self.program);
         command.arg("--root").arg(self.directory.path().join("state"));
         command.args(words.iter().map(|word| match *word {
             "ID" => self.id.clone(),
