@@ -265,6 +265,10 @@ fn changes_keep_what_is_not_given(whose: Whose) {
         bundle.good("update --cpu-period 80000 ID");
         assert_files(&cgroup, &[("cpu.max", "40000 80000")]);
     }
+    if whose == Whose::Runc {
+        // Debian's wants the limit of memory again.
+        return;
+    }
     bundle.good("update --memory-swap 128M ID");
     assert_files(&cgroup, &[("memory.max", "67108864"), ("memory.swap.max", "67108864")]);
     bundle.good("update --memory 96M ID");
