@@ -14,12 +14,18 @@ use crate::writer::{Change, Writer};
 
 const WHO: &str = "system:apiserver";
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// What the cluster's own Pods may call themselves.
+const PRIORITIES: [(&str, i32); 2] =
+    [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 
 pub(crate) async fn run(api: &Api, config: &Config, address: SocketAddr) -> Result<(), ApiError> {
     for name in NAMESPACES {
         create(api, "namespaces", namespace(name)).await?;
     }
     roles(api).await?;
+    for (name, value) in PRIORITIES {
+        create(api, "priorityclasses.scheduling.k8s.io", priority(name, value)).await?;
+    }
     create(api, "services", service(config, address.port())).await?;
     replace(api, "endpoints", endpoints(address)).await?;
     replace(api, "endpointslices.discovery.k8s.io", slice(address)).await
@@ -56,6 +62,14 @@ async fn replace(api: &Api, resource: Resource, mut object: Value) -> Result<(),
 
 fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+fn priority(name: &str, value: i32) -> Value {
+    json!({
+        "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
+        "metadata": {"name": name}, "value": value,
+        "description": "Used for system critical pods.",
+    })
 }
 
 fn labels() -> Value {

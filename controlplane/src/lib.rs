@@ -2,6 +2,7 @@
 //!
 //! Speaks the Kubernetes API; never knows nodes' insides or Linux.
 
+mod admission;
 pub mod api;
 pub mod apply;
 pub mod auth;

@@ -187,7 +187,7 @@ impl Api {
                 return Ok(success(StatusCode::CREATED));
             }
             (Verb::Create, "eviction") => {
-                self.evict(place, &body::decode(media, bytes)?).await?;
+                self.evict(place, &body::decode(media, bytes)?, &options).await?;
                 return Ok(success(StatusCode::CREATED));
             }
             (Verb::Update, "scale") => {

@@ -12,7 +12,8 @@ pub mod body;
 mod delete;
 mod discovery;
 mod dispatch;
-mod errors;
+pub(crate) mod errors;
+mod evict;
 mod info;
 mod manager;
 mod meta;
@@ -93,6 +94,8 @@ pub struct Api {
     accounts: Option<Arc<Accounts>>,
     /// Held while a Service gets its addresses.
     allocation: tokio::sync::Mutex<()>,
+    /// Held while something is counted against a quota.
+    counting: tokio::sync::Mutex<()>,
     /// One permit per request under way, watches and connections to nodes aside.
     slots: tokio::sync::Semaphore,
     shutdown: CancellationToken,
@@ -113,8 +116,19 @@ impl Api {
     ) -> Self {
         let allocation = tokio::sync::Mutex::new(());
         let slots = tokio::sync::Semaphore::new(SLOTS);
-        let accounts = None;
-        Self { store, registry, config, address, nodes, accounts, allocation, slots, shutdown }
+        let (accounts, counting) = (None, tokio::sync::Mutex::new(()));
+        Self {
+            store,
+            registry,
+            config,
+            address,
+            nodes,
+            accounts,
+            allocation,
+            counting,
+            slots,
+            shutdown,
+        }
     }
 
     /// Gives out tokens of service accounts, and tells whose they are.

@@ -1,11 +1,10 @@
-//! Subresources that are not the object itself: `scale`, `binding`, `eviction`.
+//! Subresources that are not the object itself: `scale`, `binding`.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::delete::DeleteOptions;
 use super::write::{Options, Place, Written, store_error};
 use super::{Api, errors, meta};
 use crate::kinds::{Kind, invalid};
@@ -140,20 +139,6 @@ impl Api {
             }
         }
         Err(errors::modified(kind, name))
-    }
-
-    /// Deletes a Pod on behalf of a drain. Disruption budgets are not served yet, so nothing holds it.
-    pub(crate) async fn evict(&self, place: Place<'_>, eviction: &Value) -> Result<(), ApiError> {
-        let named = meta::text(eviction, "name");
-        if !named.is_empty() && named != place.name {
-            return Err(errors::bad_request("name in URL does not match name in Eviction object"));
-        }
-        let options = match &eviction["deleteOptions"] {
-            Value::Null => DeleteOptions::default(),
-            options => serde_json::from_value(options.clone())
-                .map_err(|e| errors::bad_request(format!("deleteOptions: {e}")))?,
-        };
-        self.delete(Place { subresource: "", ..place }, &options).await.map(drop)
     }
 }
 

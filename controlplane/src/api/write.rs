@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::request::Query;
 use super::{Api, admit, errors, meta};
+use crate::admission::{self, quota};
 use crate::apply::{self, Writing};
 use crate::kinds::{FieldValidation, Kind, Operation, invalid};
 use crate::object::{Key, Object};
@@ -155,7 +156,10 @@ impl Api {
         loop {
             attempt += 1;
             match self.create_once(place, body.clone(), options, ownership).await {
-                Ok(object) => return Ok(Written { object, created: true, warnings }),
+                Ok((object, more)) => {
+                    let warnings = [warnings, more].concat();
+                    return Ok(Written { object, created: true, warnings });
+                }
                 // Two draws of the same name.
                 Err(e) if drawn && e.is_already_exists() && attempt < ATTEMPTS => {}
                 Err(e) => return Err(e),
@@ -169,7 +173,7 @@ impl Api {
         mut value: Value,
         options: &Options,
         ownership: Ownership,
-    ) -> Result<Arc<Object>, ApiError> {
+    ) -> Result<(Arc<Object>, Vec<String>), ApiError> {
         let kind = place.kind;
         let strategy = kind.strategy;
         meta::born(&mut value, Timestamp::now())?;
@@ -179,6 +183,7 @@ impl Api {
         }
         self.admit_namespace(kind, place.namespace, meta::text(&value, "name"))?;
         admit::create(kind, &mut value);
+        admission::complete(&*self.store, kind, place.namespace, &mut value)?;
         strategy.prepare(&mut value, Operation::Create);
         // Held until the commit: two Services must not be given one address.
         let _allocating = self.allocate(kind, &mut value, None).await?;
@@ -187,17 +192,17 @@ impl Api {
         if !causes.is_empty() {
             return Err(invalid(kind, &name, causes));
         }
+        let (_counting, warnings) = self.admit_content(place, &value, Operation::Create).await?;
         let key = Key::new(kind.resource, place.namespace, &name);
         if options.dry_run {
             if self.store.get(kind.resource, place.namespace, &name).is_some() {
                 return Err(errors::already_exists(kind, &name));
             }
-            return Ok(Arc::new(
-                Object::from_value(kind.resource, &value).map_err(errors::internal)?,
-            ));
+            let object = Object::from_value(kind.resource, &value).map_err(errors::internal)?;
+            return Ok((Arc::new(object), warnings));
         }
         let commit = self.store.commit(Write::Create { key, value }).await;
-        commit.map_err(|e| store_error(kind, &name, e))
+        commit.map(|object| (object, warnings)).map_err(|e| store_error(kind, &name, e))
     }
 
     /// Replaces the object by what `desired` makes of the stored one.
@@ -257,6 +262,8 @@ impl Api {
         if !causes.is_empty() {
             return Err(invalid(kind, name, causes).into());
         }
+        let (_counting, more) = self.admit_content(place, &value, op).await?;
+        let warnings = [warnings, more].concat();
         let metadata = meta::metadata(&mut value)?;
         metadata.insert("resourceVersion".into(), current.meta.resource_version.to_string().into());
         let object = Object::from_value(kind.resource, &value)
@@ -310,6 +317,31 @@ impl Api {
         let services = self.store.list("services", None);
         super::services::allocate(kind, &self.config.service_cidr, &services, value, old)?;
         Ok(Some(guard))
+    }
+
+    /// Refuses what the Namespace's rules forbid; the strings are warnings. The guard is held until the commit: two
+    /// writers must not use the same rest of a quota.
+    async fn admit_content(
+        &self,
+        place: Place<'_>,
+        value: &Value,
+        op: Operation<'_>,
+    ) -> Result<(Option<tokio::sync::MutexGuard<'_, ()>>, Vec<String>), ApiError> {
+        let (kind, namespace, world) = (place.kind, place.namespace, &*self.store);
+        let warnings = admission::check(world, kind, namespace, value, op)?;
+        let old = match op {
+            Operation::Create => None,
+            Operation::Update { old, .. } if old["spec"] != value["spec"] => Some(old),
+            Operation::Update { .. } => return Ok((None, warnings)),
+        };
+        if !quota::counts(world, kind, namespace) {
+            return Ok((None, warnings));
+        }
+        let guard = self.counting.lock().await;
+        match quota::refusal(world, kind, namespace, value, old) {
+            None => Ok((Some(guard), warnings)),
+            Some(why) => Err(errors::forbidden(kind, meta::text(value, "name"), &why)),
+        }
     }
 
     fn admit_namespace(&self, kind: &Kind, namespace: &str, name: &str) -> Result<(), ApiError> {

@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod aggregation;
 pub mod collector;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod events;
 pub mod eventttl;
@@ -16,6 +17,7 @@ pub mod nodeipam;
 pub mod nodes;
 pub mod outcome;
 pub mod queue;
+pub mod quota;
 pub mod replicaset;
 pub mod runner;
 
@@ -64,5 +66,7 @@ fn all(ctx: &Ctx) -> Vec<Arc<dyn Controller>> {
         Arc::new(accounts::Furnishing::new(Some(ctx.config.ca_pem.clone()))),
         Arc::new(eventttl::EventTtl),
         Arc::new(aggregation::Aggregation),
+        Arc::new(disruption::Disruption),
+        Arc::new(quota::Quotas),
     ]
 }

@@ -14,9 +14,11 @@ mod field;
 mod metadata;
 mod names;
 mod ownership;
+mod policy;
 mod quantity;
 mod rbac;
 mod review;
+mod scheduling;
 mod schema;
 mod selector;
 mod subresource;
@@ -121,9 +123,11 @@ pub fn all() -> &'static [Kind] {
         core::config_map::KIND,
         core::endpoints::KIND,
         core::event::KIND,
+        core::limit_range::KIND,
         core::namespace::KIND,
         core::node::KIND,
         core::pod::KIND,
+        core::resource_quota::KIND,
         core::secret::KIND,
         core::service_account::KIND,
         core::service::KIND,
@@ -141,6 +145,8 @@ pub fn all() -> &'static [Kind] {
         rbac::CLUSTER_ROLE_BINDING,
         rbac::ROLE,
         rbac::ROLE_BINDING,
+        policy::KIND,
+        scheduling::KIND,
     ];
     ALL
 }

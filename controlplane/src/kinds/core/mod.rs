@@ -3,9 +3,11 @@
 pub(super) mod config_map;
 pub(super) mod endpoints;
 pub(super) mod event;
+pub(super) mod limit_range;
 pub(super) mod namespace;
 pub(super) mod node;
 pub(super) mod pod;
+pub(super) mod resource_quota;
 pub(super) mod secret;
 pub(super) mod service;
 pub(super) mod service_account;

@@ -196,3 +196,102 @@ async fn every_endpoint_refuses_the_anonymous() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_tenant_keeps_to_its_quota_and_limits() {
+    let (admin, ..) = Client::with_roles().await;
+    const HOME: &str = "/api/v1/namespaces/default";
+    let range = json!({"metadata": {"name": "l"}, "spec": {"limits": [
+        {"type": "Container", "default": {"cpu": "200m"}, "max": {"cpu": "1"}},
+    ]}});
+    admin.post(&format!("{HOME}/limitranges"), range).await.expect(201);
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"limits.cpu": "500m"}}});
+    admin.post(&format!("{HOME}/resourcequotas"), quota).await.expect(201);
+    let made = admin.post(PODS, pod("a")).await.expect(201);
+    let resources = &made["spec"]["containers"][0]["resources"];
+    assert_eq!(resources, &json!({"limits": {"cpu": "200m"}, "requests": {"cpu": "200m"}}));
+    assert_eq!(made["spec"]["priority"], 0);
+    admin.post(PODS, pod("b")).await.expect(201);
+    let text = admin.post(PODS, pod("c")).await.refused(403, "Forbidden");
+    assert_eq!(
+        text,
+        r#"pods "c" is forbidden: exceeded quota: q, requested: limits.cpu=200m, used: limits.cpu=400m, limited: limits.cpu=500m"#
+    );
+    let mut big = pod("d");
+    big["spec"]["containers"][0]["resources"] = json!({"limits": {"cpu": "2"}});
+    let text = admin.post(PODS, big).await.refused(403, "Forbidden");
+    assert!(text.contains("maximum cpu usage per Container is 1, but limit is 2"), "{text}");
+    let mut named = pod("e");
+    named["spec"]["priorityClassName"] = "none".into();
+    let text = admin.post(PODS, named).await.refused(403, "Forbidden");
+    assert!(text.ends_with("no PriorityClass with name none was found"), "{text}");
+}
+
+/// Twenty at once, and room for three.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_holds_against_a_crowd() {
+    let (admin, ..) = Client::with_roles().await;
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"count/configmaps": "3"}}});
+    admin.post("/api/v1/namespaces/default/resourcequotas", quota).await.expect(201);
+    let tries = (0..20).map(|n| {
+        let client = admin.acting(UserInfo::admin());
+        tokio::spawn(async move { client.post(MAPS, map(&format!("m{n}"), json!({}))).await.code })
+    });
+    let codes = futures::future::join_all(tries).await;
+    let made = codes.into_iter().filter(|code| *code.as_ref().unwrap() == 201).count();
+    assert_eq!(made, 3);
+}
+
+#[tokio::test]
+async fn a_namespace_says_how_safe_its_pods_must_be() {
+    let (admin, ..) = Client::with_roles().await;
+    let labels =
+        json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
+    let merge = "application/merge-patch+json";
+    admin.patch("/api/v1/namespaces/default", merge, labels).await.expect(200);
+    admin.post(PODS, pod("fine")).await.expect(201);
+    let mut bad = pod("bad");
+    bad["spec"]["hostPID"] = true.into();
+    let text = admin.post(PODS, bad.clone()).await.refused(403, "Forbidden");
+    assert_eq!(
+        text,
+        r#"pods "bad" is forbidden: violates PodSecurity "baseline:latest": host namespaces (hostPID=true)"#
+    );
+    let mut deployment = deployment("d");
+    deployment["spec"]["template"]["spec"]["hostPID"] = true.into();
+    let made = admin.post(DEPLOYMENTS, deployment).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+    let warning = made.response.headers()[header::WARNING].to_str().unwrap();
+    assert!(warning.contains("would violate PodSecurity"), "{warning}");
+}
+
+#[tokio::test]
+async fn an_eviction_takes_from_the_budget() {
+    let (admin, ..) = Client::with_roles().await;
+    const BUDGETS: &str = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = json!({"metadata": {"name": "b"}, "spec": {
+        "minAvailable": 1, "selector": {"matchLabels": {"app": "x"}},
+    }});
+    admin.post(BUDGETS, budget).await.expect(201);
+    for name in ["x", "y"] {
+        let mut member = pod(name);
+        member["metadata"]["labels"]["app"] = "x".into();
+        let mut made = admin.post(PODS, member).await.expect(201);
+        made["status"] =
+            json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+        admin.put(&format!("{PODS}/{name}/status"), made).await.expect(200);
+    }
+    let evict = async |name: &str| {
+        admin.post(&format!("{PODS}/{name}/eviction"), json!({"metadata": {"name": name}})).await
+    };
+    evict("x").await.refused(429, "TooManyRequests");
+    let mut budget = admin.get(&format!("{BUDGETS}/b")).await.expect(200);
+    budget["status"] = json!({"disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1,
+        "expectedPods": 2, "observedGeneration": 1});
+    admin.put(&format!("{BUDGETS}/b/status"), budget).await.expect(200);
+    evict("x").await.expect(201);
+    evict("y").await.refused(429, "TooManyRequests");
+    let status = admin.get(&format!("{BUDGETS}/b")).await.expect(200)["status"].clone();
+    assert_eq!(status["disruptionsAllowed"], 0);
+    assert!(status["disruptedPods"]["x"].is_string());
+}
