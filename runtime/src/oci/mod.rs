@@ -4,6 +4,8 @@
 //! specification does not know is ignored, as it demands.
 
 mod check;
+#[cfg(test)]
+mod fields_tests;
 mod sysctl;
 
 use std::io;
