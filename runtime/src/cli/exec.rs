@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxCapabilities, LinuxCapabilitiesBuilder, Process, Spec,
 };
+use serde_json::{Value, json};
 
 use super::attend::Attendant;
 use super::console::Console;
@@ -190,16 +191,24 @@ fn process(spec: &Spec, args: &ExecArgs) -> Result<Process, CliError> {
     if let Some(path) = &args.process {
         let text =
             bounded::read(path, MAX_PROCESS).map_err(CliError::io(format!("read {path:?}")))?;
-        let mut reader = serde_json::Deserializer::from_slice(&text);
-        return serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-            let field = error.path().to_string();
-            CliError::Message(format!("parse {path:?}: {field}: {}", error.into_inner()))
+        return parse(&text).map_err(|(field, error)| {
+            CliError::Message(format!("parse {path:?}: {field}: {error}"))
         });
     }
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(args.command.clone()));
     change(&mut process, &args.change)?;
     Ok(process)
+}
+
+/// A process whose user is root if it names none.
+fn parse(text: &[u8]) -> Result<Process, (String, serde_json::Error)> {
+    let mut value: Value = serde_json::from_slice(text).map_err(|error| (".".to_owned(), error))?;
+    if let Some(fields) = value.as_object_mut() {
+        fields.entry("user").or_insert_with(|| json!({"uid": 0, "gid": 0}));
+    }
+    serde_path_to_error::deserialize(value)
+        .map_err(|error| (error.path().to_string(), error.into_inner()))
 }
 
 fn change(process: &mut Process, change: &Change) -> Result<(), CliError> {
@@ -265,7 +274,6 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Result<(), CliEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn changed(process: serde_json::Value, wanted: Change) -> serde_json::Value {
         let mut process: Process = serde_json::from_value(process).unwrap();

@@ -3,10 +3,10 @@
 use std::fmt::Write;
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::flags::{Command, Flag};
-use super::manage::describe;
+use super::manage::{Description, describe};
 use super::{CliError, Context, message, say};
 
 pub(super) static COMMAND: Command = Command {
@@ -36,6 +36,12 @@ const COLUMNS: [(&str, &str); 6] = [
 
 fn list(context: &Context, format: Option<&str>, quiet: bool) -> Result<(), CliError> {
     let states = states(context)?;
+    if format == Some("json") && !quiet {
+        let text = serde_json::to_string(&states);
+        let text = text.or_else(|error| message(format!("write the list as JSON: {error}")))?;
+        return say(&(text + "\n"));
+    }
+    let states: Vec<_> = states.iter().map(|state| json!(state)).collect();
     let text = |state: &Value, key: &str| match &state[key] {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -49,17 +55,16 @@ fn list(context: &Context, format: Option<&str>, quiet: bool) -> Result<(), CliE
             rows.extend(states.iter().map(|state| COLUMNS.map(|(_, key)| text(state, key))));
             say(&table(&rows))
         }
-        Some("json") => say(&format!("{}\n", Value::Array(states))),
         Some(_) => message("invalid format option"),
     }
 }
 
 /// One that cannot be read hides no other.
-fn states(context: &Context) -> Result<Vec<Value>, CliError> {
+fn states(context: &Context) -> Result<Vec<Description>, CliError> {
     let mut states = Vec::new();
     for id in context.store.ids()? {
         match context.store.load(&id) {
-            Ok(saved) => states.push(describe(&context.store, &saved)),
+            Ok(saved) => states.push(describe(&context.store, saved)),
             // Being made or deleted just now.
             Err(error) if error.is_absence() => {}
             Err(error) => context.log.warning(&error.to_string()),

@@ -1,10 +1,12 @@
 //! `state`, `kill` and `delete`.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::create::fault;
 use super::flags::{Command, Flag, ID};
@@ -23,7 +25,7 @@ pub(super) static STATE: Command = Command {
     flags: &[],
     run: |context, mut given| {
         let saved = context.store.load(&given.operand()?)?;
-        say(&format!("{:#}\n", describe(&context.store, &saved)))?;
+        say(&format!("{}\n", pretty(&describe(&context.store, saved))?))?;
         Ok(0)
     },
     failure: 1,
@@ -54,20 +56,39 @@ pub(super) static DELETE: Command = Command {
     failure: 1,
 };
 
-/// The state as the specification has it, and what runc adds.
-pub(super) fn describe(store: &Store, saved: &Saved) -> Value {
-    let status = store.status(saved);
-    json!({
-        "ociVersion": oci::SPEC_VERSION,
-        "id": saved.id,
-        "pid": if status == Status::Stopped { 0 } else { saved.pid },
-        "status": status.name(),
-        "bundle": saved.bundle,
-        "rootfs": saved.rootfs,
-        "created": saved.created,
-        "annotations": saved.annotations,
-        "owner": super::list::user_name(saved.owner),
-    })
+/// The state as the specification has it, and what runc adds. In runc's order: scripts cut it as text.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Description {
+    oci_version: &'static str,
+    id: String,
+    pid: i32,
+    status: &'static str,
+    bundle: PathBuf,
+    rootfs: PathBuf,
+    created: String,
+    annotations: BTreeMap<String, String>,
+    owner: String,
+}
+
+fn pretty(description: &Description) -> Result<String, CliError> {
+    serde_json::to_string_pretty(description)
+        .or_else(|error| message(format!("write the state as JSON: {error}")))
+}
+
+pub(super) fn describe(store: &Store, saved: Saved) -> Description {
+    let status = store.status(&saved);
+    Description {
+        oci_version: oci::SPEC_VERSION,
+        id: saved.id,
+        pid: if status == Status::Stopped { 0 } else { saved.pid },
+        status: status.name(),
+        bundle: saved.bundle,
+        rootfs: saved.rootfs,
+        created: saved.created,
+        annotations: saved.annotations,
+        owner: super::list::user_name(saved.owner),
+    }
 }
 
 fn kill(context: &Context, id: &str, signal: &str, all: bool) -> Result<(), CliError> {

@@ -18,6 +18,7 @@
 mod child;
 mod copy_up;
 mod enter;
+mod home;
 mod inside;
 mod layers;
 mod lookup;

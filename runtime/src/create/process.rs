@@ -14,9 +14,9 @@ use nix::sys::stat::{Mode, SFlag, fstat, makedev, umask};
 use nix::unistd::{Gid, Uid, fchown, setgroups, setresgid, setresuid};
 
 use super::child::{Inherited, fault, named};
-use super::inside;
 use super::message::{Failure, Message};
 use super::program;
+use super::{home, inside};
 use crate::hooks::HookError;
 use crate::plan::{Capabilities, ProcessPlan, Seccomp};
 use crate::sys::{creds, keyring, process as sys, schedule, seccomp as kernel, tty};
@@ -95,7 +95,7 @@ pub(super) fn become_program(
     change_user(plan).map_err(|(verb, error)| named(verb)(error))?;
     if entered.is_err() {
         // The user may be allowed where root without capabilities on a network filesystem is not.
-        let directory = named(format!("change to directory {:?}", plan.cwd));
+        let directory = named(format!("chdir to cwd {:?}", plan.cwd));
         nix::unistd::chdir(&plan.cwd).map_err(io::Error::from).map_err(directory)?;
     }
     working_directory_is_inside().map_err(named("check the working directory"))?;
@@ -108,8 +108,9 @@ pub(super) fn become_program(
     if let Some(hooks) = &plan.hooks {
         hooks.run_inside().map_err(hook_failed)?;
     }
+    let env = home::environment(plan);
     confine(plan, channel)?;
-    Err(program::execute(plan))
+    Err(program::execute(plan, &env))
 }
 
 pub(super) fn hook_failed(error: HookError) -> Failure {

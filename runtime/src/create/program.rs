@@ -18,14 +18,14 @@ pub(super) const DEFAULT_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Executes the program; the answer is why not.
-pub(super) fn execute(plan: &ProcessPlan) -> Failure {
+pub(super) fn execute(plan: &ProcessPlan, env: &[CString]) -> Failure {
     // A filter may forbid to look; then `find` has looked before it came.
     let look = plan.confinement.seccomp.is_none();
     let attempt = |path: &CStr| {
         if look {
             refuse_ourselves(path)?;
         }
-        execve(path, &plan.args, &plan.env).map(|never| match never {})
+        execve(path, &plan.args, env).map(|never| match never {})
     };
     match search(plan, attempt) {
         Err(failure) => failure,

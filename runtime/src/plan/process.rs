@@ -1,5 +1,6 @@
 //! One process of config.json as numbers and strings ready for the kernel. Pure.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -107,12 +108,12 @@ impl ProcessPlan {
         let terminal = process.terminal() == Some(true);
         Ok(ProcessPlan {
             args: strings(process.args(), "args")?,
-            env: strings(process.env(), "env")?,
+            env: last_of_each_name(strings(process.env(), "env")?),
             search: search.map(str::to_owned),
             cwd: process.cwd().clone(),
             uid: user.uid(),
             gid: user.gid(),
-            groups: user.additional_gids().clone().unwrap_or_default(),
+            groups: unique(user.additional_gids().iter().flatten().copied()),
             umask: user.umask(),
             capabilities: process.capabilities().as_ref().map(capabilities).unwrap_or_default(),
             no_new_privileges: process.no_new_privileges() == Some(true),
@@ -171,6 +172,22 @@ fn scheduling(wanted: &oci::Scheduler) -> Scheduling {
         deadline: wanted.deadline().unwrap_or_default(),
         period: wanted.period().unwrap_or_default(),
     }
+}
+
+fn unique(groups: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut seen = BTreeSet::new();
+    groups.filter(|group| seen.insert(*group)).collect()
+}
+
+/// A later value overrides an earlier one, as with other runtimes; getenv(3) would find the first.
+fn last_of_each_name(entries: Vec<CString>) -> Vec<CString> {
+    let name =
+        |entry: &CString| entry.to_bytes().split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
+    let mut seen = BTreeSet::new();
+    let mut kept: Vec<_> =
+        entries.into_iter().rev().filter(|entry| seen.insert(name(entry))).collect();
+    kept.reverse();
+    kept
 }
 
 fn console_size(process: &Process) -> (u16, u16) {
