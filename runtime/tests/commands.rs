@@ -480,3 +480,16 @@ fn without_a_cgroup_manager_the_creators_cgroup_holds() {
     let (code, error) = bundle.bad("--cgroup-manager x create --bundle BUNDLE ID");
     assert!(code == 1 && error.contains("cgroup-manager"), "{error}");
 }
+
+#[test]
+fn what_ends_just_now_can_be_deleted() {
+    let bundle = Bundle::new("moment", &["/bin/sleep", "0.03"]);
+    bundle.start();
+    bundle.good("delete ID");
+    bundle.configure(|config| config["process"]["args"] = json!(["/bin/sleep", "1000"]));
+    bundle.start();
+    let (_, text) = bundle.bad("delete ID");
+    assert!(text.contains("not stopped: running"), "{text}");
+    bundle.good("kill ID KILL");
+    bundle.good("delete ID");
+}

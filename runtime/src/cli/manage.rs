@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 
@@ -15,6 +16,9 @@ use super::{CliError, Context, message, say};
 use crate::hooks;
 use crate::sys::pidfd;
 use crate::{cgroup, oci};
+
+/// How long `delete` waits for a running process to end by itself, in milliseconds.
+const MOMENT_MS: u8 = 100;
 
 pub(super) static STATE: Command = Command {
     name: "state",
@@ -122,6 +126,19 @@ fn signal_number(text: &str) -> Option<i32> {
     Signal::from_str(&name).ok().map(|signal| signal as i32)
 }
 
+/// The status, after a moment for a process that ends just now: `start` or `kill` may have been the command before.
+fn settled(store: &Store, saved: &Saved, force: bool) -> Status {
+    match (store.status(saved), saved.process()) {
+        (Status::Running, Some(process)) if !force => {
+            let mut end = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+            // Told early or not at all, the status says it.
+            let _ = poll(&mut end, MOMENT_MS);
+            store.status(saved)
+        }
+        (status, _) => status,
+    }
+}
+
 pub(super) fn delete(context: &Context, id: &str, force: bool) -> Result<(), CliError> {
     let store = &context.store;
     if force && store.is_busy(id).unwrap_or(false) {
@@ -137,7 +154,7 @@ pub(super) fn delete(context: &Context, id: &str, force: bool) -> Result<(), Cli
     let mut known = None;
     let cgroup = match store.load(id) {
         Ok(saved) => {
-            match store.status(&saved) {
+            match settled(store, &saved, force) {
                 Status::Stopped => {}
                 _ if force => {}
                 status => {

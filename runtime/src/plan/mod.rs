@@ -85,6 +85,7 @@ impl Plan {
             return Vec::new();
         }
         let place = |step: &Step| match step {
+            Step::Root(Root::Directory(_)) => Some(PathBuf::from("/")),
             Step::Mount(mount) => Some(mount.destination.clone()),
             _ => None,
         };
@@ -226,8 +227,10 @@ pub(crate) fn plan(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Result<Plan, 
     if has_tree {
         steps.push(Step::Propagation(whole | libc::MS_REC));
     }
+    let readonly = spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true));
     steps.push(Step::Root(match root(spec, rootfs, bundle) {
-        Root::Directory(path) if !has_tree => Root::InPlace(path),
+        // Only a mount can be made read-only.
+        Root::Directory(path) if !has_tree && !readonly => Root::InPlace(path),
         other => other,
     }));
     let mounts = mounts::plan(spec, bundle)?;
@@ -248,7 +251,7 @@ pub(crate) fn plan(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Result<Plan, 
     };
     steps.extend(paths(linux.readonly_paths()).into_iter().map(Step::Readonly));
     steps.extend(paths(linux.masked_paths()).into_iter().map(Step::Mask));
-    if spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
+    if readonly {
         steps.push(Step::ReadonlyRoot);
     }
     Ok(Plan { unshare, join, users, time, net_devices, steps, process })
@@ -262,7 +265,6 @@ fn refuse_without_tree(spec: &Spec, linux: &Linux, rootfs: &Rootfs) -> Result<()
         (some(linux.masked_paths()), "linux.maskedPaths"),
         (some(linux.readonly_paths()), "linux.readonlyPaths"),
         (propagation.is_some_and(|text| !text.is_empty()), "linux.rootfsPropagation"),
-        (spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)), "root.readonly"),
         (*rootfs != Rootfs::Bundle, "root"),
         (spec.process().as_ref().is_some_and(|p| p.terminal() == Some(true)), "process.terminal"),
     ];
