@@ -3,8 +3,9 @@
 
 mod common;
 
-use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
 
 use common::bundle::{Bundle, is_peer};
 use serde_json::{Value, json};
@@ -111,11 +112,11 @@ fn calls_newer_than_an_allow_list_do_not_exist() {
     );
 }
 
+/// Compiles a C program into the bundle's directory.
 fn compile(bundle: &Bundle, source: &str) -> std::path::PathBuf {
     let (from, to) = (bundle.directory.path().join("p.c"), bundle.directory.path().join("p"));
     std::fs::write(&from, source).unwrap();
-    let done =
-        std::process::Command::new("cc").arg("-static").arg("-o").arg(&to).arg(&from).status();
+    let done = Command::new("cc").arg("-static").arg("-o").arg(&to).arg(&from).status();
     assert!(done.unwrap().success(), "cc is needed");
     to
 }
@@ -139,55 +140,26 @@ fn who_listens_decides() {
             profile["listenerMetadata"] = "meta".into();
             config["linux"]["seccomp"] = profile;
         });
-        let id = bundle.id.clone();
-        let decider = std::thread::spawn(move || decide(&agent, &id));
+        let mut decider = Command::new(compile(&bundle, include_str!("common/decider.c")));
+        let decider = decider.stdin(OwnedFd::from(agent)).stdout(Stdio::piped()).spawn().unwrap();
         let output = bundle.runtime("run --bundle BUNDLE ID");
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(error.contains("No medium found"), "{error}");
-        decider.join().unwrap();
+        let told = decider.wait_with_output().unwrap();
+        assert!(told.status.success(), "{:?}", told.status);
+        check_told(&told.stdout, &bundle.id);
     }
 }
 
-/// Answers one call with ENOMEDIUM.
-fn decide(agent: &UnixListener, id: &str) {
-    let (socket, _) = agent.accept().unwrap();
-    let (text, listener) = receive(&socket);
-    let state: Value = serde_json::from_slice(&text).unwrap();
+/// What the agent has heard beside the listener.
+fn check_told(text: &[u8], id: &str) {
+    let state: Value = serde_json::from_slice(text).unwrap();
     assert_eq!(state["metadata"], "meta");
     assert_eq!(state["fds"], json!(["seccompFd"]));
     assert_eq!(state["state"]["id"], id);
     assert_eq!(state["state"]["status"], "creating");
     assert_eq!(state["state"]["annotations"]["x"], "y");
     assert_eq!(state["pid"], state["state"]["pid"]);
-    // struct seccomp_notif: id first; struct seccomp_notif_resp: id, value, error, flags.
-    let mut call = [0u64; 10];
-    // SAFETY: both structures are as long as the kernel's and live.
-    assert_eq!(unsafe { libc::ioctl(listener.as_raw_fd(), 0xc050_2100, call.as_mut_ptr()) }, 0);
-    let mut answer = [call[0], 0, u64::from((-libc::ENOMEDIUM) as u32)];
-    // SAFETY: as above.
-    assert_eq!(unsafe { libc::ioctl(listener.as_raw_fd(), 0xc018_2101, answer.as_mut_ptr()) }, 0);
-}
-
-fn receive(socket: &std::os::unix::net::UnixStream) -> (Vec<u8>, std::os::fd::OwnedFd) {
-    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-    use std::io::Read;
-    use std::os::fd::FromRawFd;
-    let (mut text, mut control) = (vec![0u8; 65536], nix::cmsg_space!([i32; 1]));
-    let mut data = [std::io::IoSliceMut::new(&mut text)];
-    let fd = socket.as_raw_fd();
-    let got = recvmsg::<()>(fd, &mut data, Some(&mut control), MsgFlags::empty()).unwrap();
-    let length = got.bytes;
-    let rights = got.cmsgs().unwrap().find_map(|message| match message {
-        ControlMessageOwned::ScmRights(fds) => Some(fds[0]),
-        _ => None,
-    });
-    let number = rights.expect("a descriptor comes with it");
-    // SAFETY: it has just come, and nobody else knows it.
-    let listener = unsafe { std::os::fd::OwnedFd::from_raw_fd(number) };
-    text.truncate(length);
-    let mut socket = socket;
-    socket.read_to_end(&mut text).unwrap();
-    (text, listener)
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! Decisions of the authorizer over roles and bindings.
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
