@@ -1,9 +1,9 @@
 //! Attacks that hit other runtimes, against ours: each runs, each fails, and the file of the host that it went for is
 //! byte-identical. Races are in `attacks_races.rs`. Needs root and busybox-static.
 //!
-//! Seen failing, each with the protection taken out for a moment: `shield::raise` and `is_own_program` (the copy of our
-//! program was overwritten within a second); `working_directory_is_inside`; `RESOLVE_IN_ROOT`; the checks of ids, of
-//! state.json, of sysctl names; `bounded::read`; the close-on-exec of inherited descriptors.
+//! Seen failing with protections taken out for a moment: `RESOLVE_IN_ROOT` (redirected /proc and /sys, the races),
+//! `working_directory_is_inside` and `close_from` (leaks), `check_id`, the check of sysctl names. Do not do that to
+//! the checks of state.json and of `cgroup::signal` outside of a virtual machine.
 
 mod common;
 
@@ -252,12 +252,12 @@ fn sysctls_of_the_host_are_refused() {
     let core_pattern = fs::read("/proc/sys/kernel/core_pattern").unwrap();
     let bundle = Bundle::new("attack-sysctl", &["/bin/true"]);
     for (key, value) in [
-        ("kernel.core_pattern", "|/bin/evil"),
-        ("kernel/core_pattern", "|/bin/evil"),
-        ("net.ipv4.ip_forward", "1\nkernel.core_pattern=|/bin/evil"),
-        ("net.../kernel/core_pattern", "|/bin/evil"),
-        ("net/../kernel/core_pattern", "|/bin/evil"),
-        ("net.ipv4.ip_forward=1+kernel.core_pattern", "|/bin/evil"),
+        ("kernel.core_pattern", "kobune-was-here"),
+        ("kernel/core_pattern", "kobune-was-here"),
+        ("net.ipv4.ip_forward", "1\nkernel.core_pattern=kobune-was-here"),
+        ("net.../kernel/core_pattern", "kobune-was-here"),
+        ("net/../kernel/core_pattern", "kobune-was-here"),
+        ("net.ipv4.ip_forward=1+kernel.core_pattern", "kobune-was-here"),
         ("vm.panic_on_oom", "2"),
     ] {
         bundle.configure(|config| config["linux"]["sysctl"] = json!({ key: value }));
@@ -417,6 +417,7 @@ fn a_hostile_state_changes_nothing() {
         state[key] = value;
         state.to_string().into_bytes()
     };
+    // The tree's top is left to a unit test that sends signal 0: here a failure would be the machine's end.
     let states = [
         b"".to_vec(),
         b"{}".to_vec(),
@@ -427,8 +428,6 @@ fn a_hostile_state_changes_nothing() {
         vec![b' '; 3 << 20],
         of("cgroup", json!("/")),
         of("cgroup", json!(host.path().join("empty"))),
-        of("cgroup", json!("/sys/fs/cgroup")),
-        of("cgroup", json!("/sys/fs/cgroup/unified")),
         of("cgroup", json!("../../..")),
         of("pid", json!(child.id())),
         of("pid", json!(1)),
@@ -511,11 +510,19 @@ fn hostile_bundles_are_refused_soon() {
     replace(&|| many(&|c| c["linux"]["maskedPaths"] = json!(vec!["/proc/kcore"; 100_000])));
     attempt("100,000 masks", "linux.maskedPaths: 100000 entries");
     replace(&|| many(&|c| c["process"]["args"] = json!(vec!["x".repeat(20); 300_000])));
-    attempt("300,000 arguments", "");
+    // As many as the stack takes is not for us to refuse.
+    let _ = ended(
+        bundle.command(&["run", "--bundle", "BUNDLE", "ID"]),
+        &bundle.directory.path().join("errors"),
+    );
     replace(&|| {
         many(&|c| c["process"]["env"] = json!(vec![format!("A={}", "x".repeat(20)); 250_000]))
     });
-    attempt("250,000 variables", "");
+    // As many as the stack takes is not for us to refuse.
+    let _ = ended(
+        bundle.command(&["run", "--bundle", "BUNDLE", "ID"]),
+        &bundle.directory.path().join("errors"),
+    );
     // The largest process of this program's so far, in KiB.
     let usage =
         nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap();

@@ -50,8 +50,12 @@ fn kill_each(cgroup: &Path) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Sends a signal to every process in the cgroup and below it; tells how many there were.
+/// Sends a signal to every process in the cgroup and below it; tells how many there were. The tree's top, which alone
+/// has no `cgroup.events`, is refused: that would be every process of the machine.
 pub fn signal(cgroup: &Path, number: i32) -> Result<usize, CgroupError> {
+    if !cgroup.join("cgroup.events").exists() && cgroup.exists() {
+        return Err(CgroupError::NotCgroup { path: cgroup.to_owned() });
+    }
     let pids = match tree::all_processes(cgroup) {
         Err(CgroupError::Io { error, .. }) if is_absent(&error) => Vec::new(),
         other => other?,
@@ -176,4 +180,18 @@ pub(crate) fn kill_and_remove(cgroup: &Path, patience: Duration) -> Result<(), C
     }
     kill(cgroup)?;
     remove_within(cgroup, patience)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_machine_is_not_signalled() {
+        // Signal 0 asks only: were this to fail, nobody would be hurt.
+        let top = crate::cgroup::detect().unwrap().mount;
+        assert!(matches!(signal(&top, 0), Err(CgroupError::NotCgroup { .. })));
+        assert!(matches!(signal(Path::new("/"), 0), Err(CgroupError::NotCgroup { .. })));
+        assert_eq!(signal(&top.join("kobune-no-such"), 0).unwrap(), 0);
+    }
 }
