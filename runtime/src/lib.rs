@@ -2,9 +2,10 @@
 //!
 //! Speaks the OCI runtime specification and Linux; never knows Kubernetes, networks or tokio.
 
+mod begin;
 mod bounded;
 pub mod cgroup;
-pub mod cli;
+mod cli;
 mod create;
 mod fault;
 #[cfg(feature = "fuzzing")]
@@ -17,4 +18,5 @@ pub mod supervisor;
 mod sys;
 pub mod wire;
 
+pub use begin::program;
 pub use sys::tty::resize as resize_terminal;

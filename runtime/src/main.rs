@@ -1,11 +1,11 @@
-//! The OCI command line, and the supervisor's entry.
+//! The OCI command line, and the supervisor's entry. Without std's own beginning, see `begin`.
+#![no_main]
 
-use std::process::ExitCode;
+use std::ffi::{c_char, c_int};
 
-fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1).peekable();
-    if args.next_if(|word| word == "supervisor").is_some() {
-        return kobune_runtime::supervisor::main(args);
-    }
-    kobune_runtime::cli::main(args)
+/// What libc calls. The name is the C standard's, so nobody else has it; the arguments are taken from std, which libc has
+/// told them before.
+#[unsafe(no_mangle)]
+extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
+    kobune_runtime::program()
 }

@@ -102,3 +102,30 @@ fn features_are_json() {
     let features: Value = serde_json::from_str(&bundle.good("features")).unwrap();
     assert!(features["linux"]["namespaces"].as_array().unwrap().contains(&"mount".into()));
 }
+
+/// The program, started by a shell that closes some of its streams.
+fn with_redirections(bundle: &Bundle, words: &str, redirections: &str) -> std::process::Output {
+    let root = bundle.directory.path().join("state");
+    let program = bundle.program.display();
+    let line = format!("exec {program} --root {} {words} {redirections}", root.display());
+    std::process::Command::new("/bin/sh").arg("-c").arg(line).output().unwrap()
+}
+
+#[test]
+fn closed_streams_are_empty_ones() {
+    let script = "for n in 0 2; do readlink /proc/self/fd/$n; done";
+    let bundle = Bundle::new("closed", &["/bin/sh", "-c", script]);
+    let words = format!("run --bundle {} {}", bundle.directory.path().display(), bundle.id);
+    let output = with_redirections(&bundle, &words, "0<&- 2>&-");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "/dev/null\n/dev/null\n");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_reader_that_has_gone_is_an_error_of_the_write() {
+    let bundle = Bundle::new("pipe", &["/bin/true"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = bundle.command(&["features"]).stdout(writer).status().unwrap();
+    assert_eq!(status.code(), Some(1), "{status}");
+}

@@ -25,7 +25,6 @@ mod update;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use error::{CliError, message};
 use flags::{Command, Flag, Given, Misuse, Parsed};
@@ -129,8 +128,8 @@ fn say(text: &str) -> Result<(), CliError> {
     said.map_err(CliError::io("write to standard output"))
 }
 
-/// The command line without the program's name.
-pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+/// The command line without the program's name. Returns the exit code.
+pub(crate) fn main(args: impl Iterator<Item = OsString>) -> u8 {
     let mut context = Context::default();
     let (done, failure) = match flags::parse(args, &COMMANDS, &FLAGS) {
         Ok(Parsed::Run { command, global, given }) => {
@@ -145,10 +144,10 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             (Err(CliError::Message(message)), exit_code)
         }
     };
-    ExitCode::from(done.unwrap_or_else(|error| {
+    done.unwrap_or_else(|error| {
         context.log.error(&error.to_string());
         failure
-    }))
+    })
 }
 
 /// For `crate::fuzz`.

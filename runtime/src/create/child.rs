@@ -13,6 +13,7 @@ use nix::sys::stat::{Mode, umask};
 use super::inside::LastParent;
 use super::message::{Failure, Message};
 use super::preserved::FIRST;
+use super::protect::Masks;
 use super::sources::Place;
 use super::{enter, inside, lookup, mounts, nodes, process, protect, root};
 use crate::fault;
@@ -199,7 +200,13 @@ fn build(
     process::set_oom_score(&plan.process).map_err(named("set oom_score_adj"))?;
     fault("join namespaces")?;
     join(plan)?;
-    let mut builder = Builder { plan, root: None, sources, parents: LastParent::default() };
+    let mut builder = Builder {
+        plan,
+        root: None,
+        sources,
+        parents: LastParent::default(),
+        masks: Masks::default(),
+    };
     for step in &plan.steps {
         // The name only when it is needed: writing forty of them takes as long as some of the steps.
         let failed = |error| named(step.to_string())(error);
@@ -238,6 +245,7 @@ struct Builder<'a> {
     /// What the parent has opened and is not attached yet.
     sources: Vec<(Place, OwnedFd)>,
     parents: LastParent,
+    masks: Masks,
 }
 
 impl Builder<'_> {
@@ -291,7 +299,7 @@ impl Builder<'_> {
             Step::ChangeRoot => root::change(self.root()?),
             Step::RootPropagation(flags) => root::set_propagation("/", *flags),
             Step::Readonly(path) => protect::make_readonly(self.root()?, path),
-            Step::Mask(path) => protect::mask(self.root()?, path),
+            Step::Mask(path) => self.masks.mask(of(&self.root)?, path),
             Step::ReadonlyRoot => protect::make_root_readonly(self.root()?),
             // Done by the caller.
             Step::Terminal

@@ -97,23 +97,19 @@ fn drop_unknown_capabilities(config: &mut serde_json::Value) -> Vec<String> {
 
 /// What is read from `path`, as a specification that this runtime obeys in full.
 pub(crate) fn parse(text: &[u8], path: PathBuf) -> Result<Spec, ConfigError> {
-    let spec = match serde_json::from_slice(text) {
-        Ok(spec) => spec,
-        Err(error) => return Err(locate(text, path, error)),
-    };
-    check(&spec)?;
-    Ok(spec)
-}
-
-/// Reads what could not be read once more, keeping track of where it is: that takes a third longer.
-fn locate(text: &[u8], path: PathBuf, error: serde_json::Error) -> ConfigError {
     let mut reader = serde_json::Deserializer::from_slice(text);
-    match serde_path_to_error::deserialize::<_, Spec>(&mut reader) {
+    let spec: Result<Spec, _> = serde_path_to_error::deserialize(&mut reader);
+    let spec = match spec {
+        Ok(spec) => spec,
         Err(error) => {
             let field = error.path().to_string();
-            ConfigError::Parse { path, field, error: error.into_inner() }
+            return Err(ConfigError::Parse { path, field, error: error.into_inner() });
         }
-        // Two documents in one file: nobody knows which was meant.
-        Ok(_) => ConfigError::Parse { path, field: ".".into(), error },
+    };
+    // Two documents in one file: nobody knows which was meant.
+    if let Err(error) = reader.end() {
+        return Err(ConfigError::Parse { path, field: ".".into(), error });
     }
+    check(&spec)?;
+    Ok(spec)
 }

@@ -11,6 +11,19 @@ pub(crate) fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// Puts /dev/null on those of the three standard streams that are closed.
+pub(crate) fn fill_standard_streams() -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+    for number in 0..3 {
+        if fcntl(borrow(number), FcntlArg::F_GETFD) == Err(nix::errno::Errno::EBADF) {
+            // It gets the lowest free number, which is this one; it stays open to the end.
+            let null = open("/dev/null", OFlag::O_RDWR, nix::sys::stat::Mode::empty())?;
+            std::mem::forget(null);
+        }
+    }
+    Ok(())
+}
+
 /// Goes on in a new process and session; the old process ends with success. Its parent is then no longer ours.
 pub(crate) fn leave_parent() -> io::Result<()> {
     // SAFETY:
