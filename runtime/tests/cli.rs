@@ -17,7 +17,7 @@
 //! * not done yet, all of crun's suite: errors of poststart hooks, hooks that inherit an environment, memoryPolicy,
 //!   execCPUAffinity, scheduler flags, `--log` to a place that cannot be opened, the words for an unknown unified key.
 //!
-//! contest's `seccomp_notify` does not end with ours (the suite skips it for runc).
+//! contest's `seccomp_notify`, skipped for runc, never ends: it wants the listener from `create`, ours comes at `start`.
 
 mod common;
 
