@@ -8,7 +8,7 @@
 //! | poststart | the program runs | outside | is a warning |
 //! | poststop | everything is gone | outside | is a warning |
 //!
-//! A hook gets only its own environment. What it prints is shown, quoted and cut, when it fails: it cannot forge a
+//! A hook gets the environment that it lists; without a list, that of the runtime, as runc and crun do it. What it prints is shown, quoted and cut, when it fails: it cannot forge a
 //! line of our log. After its timeout it is killed with its process group.
 
 use std::collections::BTreeMap;
@@ -176,10 +176,10 @@ fn command(hook: &Hook, cwd: Option<&Path>) -> Command {
     if let Some((name, rest)) = args.split_first() {
         command.arg0(name).args(rest);
     }
-    command.env_clear().process_group(0);
-    for entry in hook.env().iter().flatten() {
-        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-        command.env(name, value);
+    command.process_group(0);
+    if let Some(list) = hook.env() {
+        command.env_clear();
+        command.envs(list.iter().map(|entry| entry.split_once('=').unwrap_or((entry, ""))));
     }
     if let Some(cwd) = cwd {
         command.current_dir(cwd);

@@ -266,6 +266,13 @@ fn the_log_is_one_object_per_line() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_is_an_error() {
+    let bundle = sleeper("nolog");
+    let (code, _, error) = outcome(&bundle, &["--log", "/no/such/directory/log", "list"]);
+    assert!(code != 0 && error.contains("/no/such/directory/log"), "{error}");
+}
+
+#[test]
 fn debug_tells_each_step() {
     if is_peer() {
         return;

@@ -144,3 +144,23 @@ fn a_changed_config_changes_no_hook() {
     bundle.good("delete --force ID");
     assert_eq!(out(&bundle, "stopped"), "");
 }
+
+#[test]
+fn a_hook_without_a_list_has_the_environment_of_the_runtime() {
+    let bundle = Bundle::new("hook-env", &["/bin/true"]);
+    let seen = bundle.directory.path().join("seen");
+    let hook = |env: Value| {
+        let script = format!("env | grep ^PATH= >>{} || echo none >>{0}", seen.display());
+        let mut hook = json!({"path": "/bin/busybox", "args": ["sh", "-c", script]});
+        if !env.is_null() {
+            hook["env"] = env;
+        }
+        hook
+    };
+    bundle.configure(|config| {
+        config["hooks"]["createRuntime"] = json!([hook(Value::Null), hook(json!(["PATH=/own"]))]);
+    });
+    bundle.good("run --bundle BUNDLE ID");
+    let ours = std::env::var("PATH").unwrap();
+    assert_eq!(fs::read_to_string(&seen).unwrap(), format!("PATH={ours}\nPATH=/own\n"));
+}

@@ -3,8 +3,8 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -60,8 +60,12 @@ impl Default for Log {
 }
 
 impl Log {
-    pub(super) fn new(file: Option<PathBuf>, format: Format, debug: bool) -> Log {
-        Log { file, format, debug }
+    /// Whoever asks for a log that cannot be written hears of it before anything is done.
+    pub(super) fn new(file: Option<PathBuf>, format: Format, debug: bool) -> Result<Log, CliError> {
+        if let Some(path) = &file {
+            append(path).map_err(CliError::io(format!("open the log {path:?}")))?;
+        }
+        Ok(Log { file, format, debug })
     }
 
     /// The text is made only if somebody will read it.
@@ -95,11 +99,14 @@ impl Log {
             Format::Text => fields(level, text, &now()),
         };
         // One write: lines of several processes do not mix.
-        let file = File::options().append(true).create(true).open(path);
-        if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
+        if let Err(error) = append(path).and_then(|mut file| file.write_all(line.as_bytes())) {
             to_stderr(&plain(Level::Warning, &format!("write the log {path:?}: {error}")));
         }
     }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    File::options().append(true).create(true).open(path)
 }
 
 /// If that cannot be written, there is nowhere left to tell it.

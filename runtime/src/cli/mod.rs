@@ -101,7 +101,7 @@ impl Context {
     fn set_up(&mut self, mut global: Given) -> Result<(), CliError> {
         let format = global.text("log-format")?;
         let format = format.map_or(Ok(Format::Text), |name| Format::parse(&name))?;
-        self.log = Log::new(global.path("log"), format, global.has("debug"));
+        self.log = Log::new(global.path("log"), format, global.has("debug"))?;
         self.cgroups = match global.text("cgroup-manager")?.as_deref() {
             None if global.has("systemd-cgroup") => CgroupManager::Systemd,
             None | Some("cgroupfs") => CgroupManager::Cgroupfs,
