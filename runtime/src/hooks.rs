@@ -110,10 +110,9 @@ pub(crate) fn create_runtime(hooks: &Hooks, state: &State) -> Result<(), HookErr
     })
 }
 
-/// Runs poststart hooks; each failure is a warning.
-pub(crate) fn poststart(hooks: &Hooks, state: &State) -> Vec<HookError> {
-    let list = some(Some(hooks.poststart()));
-    list.map_or_else(Vec::new, |list| outside("poststart", list, state).run_all())
+/// Runs poststart hooks.
+pub(crate) fn poststart(hooks: &Hooks, state: &State) -> Result<(), HookError> {
+    some(Some(hooks.poststart())).map_or(Ok(()), |list| outside("poststart", list, state).run())
 }
 
 /// Runs poststop hooks; each failure is a warning.

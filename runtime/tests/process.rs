@@ -123,3 +123,71 @@ fn an_unknown_capability_is_a_warning() {
     assert!(told.contains("CAP_NO_SUCH"), "{told}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "CapEff:\t0000000000000020\n", "{told}");
 }
+
+#[test]
+fn a_process_file_may_name_unknown_capabilities() {
+    if is_peer() {
+        // runc 1.1 fails.
+        return;
+    }
+    let bundle = Bundle::new("caps-exec", &["/bin/sleep", "1000"]);
+    bundle.good("run --detach --bundle BUNDLE ID");
+    let file = bundle.directory.path().join("process.json");
+    let process = json!({"cwd": "/", "args": ["/bin/grep", "CapEff", "/proc/self/status"], "capabilities": {
+        "bounding": ["CAP_KILL"], "permitted": ["CAP_KILL"], "effective": ["CAP_KILL", "CAP_NO_SUCH"]}});
+    fs::write(&file, process.to_string()).unwrap();
+    let output = bundle.runtime(&format!("exec --process {} ID", file.display()));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("process.capabilities.effective") && told.contains("CAP_NO_SUCH"));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "CapEff:\t0000000000000020\n", "{told}");
+}
+
+/// util-linux' setpriv takes the capability away, if it is there at all.
+const WITHOUT_RESOURCE: &str = "setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource";
+
+#[test]
+fn a_limit_that_may_not_be_raised_is_an_error_that_names_it() {
+    let bundle = Bundle::new("limits-raise", &["/bin/sh", "-c", "ulimit -n"]);
+    bundle.configure(|config| {
+        let limit = json!({"type": "RLIMIT_NOFILE", "soft": 4096, "hard": 1 << 20});
+        config["process"]["rlimits"] = json!([limit]);
+    });
+    let script = format!("ulimit -Sn 1024; ulimit -Hn 8192; {WITHOUT_RESOURCE} {RUN} $ID || true");
+    let seen = host_script(&bundle, &script);
+    assert!(seen.contains("setrlimit") || is_peer(), "{seen}");
+    assert!(seen.contains("RLIMIT_NOFILE") || is_peer() && seen.contains("rlimit"), "{seen}");
+    assert!(!seen.contains("4096"), "{seen}");
+}
+
+#[test]
+fn a_capability_that_we_lack_is_a_warning() {
+    let bundle = Bundle::new("caps-lacking", &["/bin/grep", "CapEff", "/proc/self/status"]);
+    bundle.configure(|config| {
+        for set in ["bounding", "effective", "permitted"] {
+            config["process"]["capabilities"][set] = json!(["CAP_KILL", "CAP_SYS_RESOURCE"]);
+        }
+    });
+    let seen = host_script(&bundle, &format!("{WITHOUT_RESOURCE} {RUN} $ID"));
+    assert!(seen.contains("CapEff:\t0000000000000020\n"), "{seen}");
+    assert!(seen.contains("CAP_SYS_RESOURCE") || is_peer(), "{seen}");
+}
+
+#[test]
+fn one_more_process_is_of_the_config_at_creation() {
+    let bundle = Bundle::new("exec-changed", &["/bin/sleep", "1000"]);
+    bundle.configure(|config| {
+        config["process"]["env"] = json!(["PATH=/bin", "WHICH=first"]);
+        config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}]});
+    });
+    bundle.good("run --detach --bundle BUNDLE ID");
+    bundle.configure(|config| {
+        config["process"]["env"] = json!(["PATH=/bin", "WHICH=second"]);
+        config["linux"]["seccomp"] = json!(null);
+    });
+    assert_eq!(
+        bundle.good("exec ID /bin/sh -c env").lines().filter(|l| *l == "WHICH=first").count(),
+        1
+    );
+    assert!(bundle.bad("exec ID /bin/mkdir /tmp/a").1.contains("No space left on device"));
+}

@@ -9,13 +9,13 @@ use oci_spec::runtime::Spec;
 use super::attend::Attendant;
 use super::console::Console;
 use super::flags::{Command, Flag, Given, ID};
-use super::state::{Saved, Status, start_time};
+use super::state::{Lock, Released, Saved, Status, start_time};
 use super::{CliError, Context, cgroups, foreground, manage, message};
 use crate::create::{self, Birth, Bond, Preserved};
 use crate::hooks::{self, State};
-use crate::plan::Step;
+use crate::plan::{ProcessPlan, Step};
 use crate::supervisor::time;
-use crate::sys::process as sys;
+use crate::sys::{creds, process as sys};
 use crate::wire::Rootfs;
 use crate::{cgroup, fault, oci, plan, shield};
 
@@ -131,9 +131,14 @@ fn make(
     fault("load the bundle")?;
     let bundle = fs::canonicalize(&args.bundle)
         .map_err(CliError::io(format!("open the bundle {:?}", args.bundle)))?;
-    let (spec, warnings) = oci::load_leniently(&bundle)?;
+    let path = bundle.join("config.json");
+    let text = oci::read(&path)?;
+    let (spec, warnings) = oci::parse_leniently(&text, path)?;
     warnings.iter().for_each(|text| context.log.warning(text));
     let mut plan = plan::plan(&spec, &Rootfs::Bundle, &bundle)?;
+    if !plan.has_users() {
+        warn_of_capabilities(context, &plan.process)?;
+    }
     if plan.unshare & libc::CLONE_NEWPID == 0 {
         shield(context, &args.id)?;
     }
@@ -151,6 +156,8 @@ fn make(
         hooks::weave(hooks, &saved.hook_state("creating", None), &mut plan);
     }
     tell_plan(context, &args.id, &plan, &cgroup);
+    fault("keep the config")?;
+    context.store.keep_config(&args.id, &text)?;
     context.store.note_wanted_cgroup(&args.id, &cgroup)?;
     fault("make the cgroup")?;
     let fresh = cgroup::claim(&cgroup)?;
@@ -184,6 +191,18 @@ fn make(
             Err(error)
         }
     }
+}
+
+/// What nobody can grant is not worth a failure (config.md#linux-process).
+pub(super) fn warn_of_capabilities(
+    context: &Context,
+    process: &ProcessPlan,
+) -> Result<(), CliError> {
+    let available = creds::permitted().map_err(CliError::io("read our capabilities"))?;
+    for name in process.capabilities.beyond(available) {
+        context.log.warning(&format!("process.capabilities: {name}: not ours to give, left out"));
+    }
+    Ok(())
 }
 
 /// What the command line asks for beside config.json.
@@ -265,7 +284,7 @@ pub(super) fn write_pid(path: Option<&Path>, pid: i32) -> Result<(), CliError> {
 }
 
 fn start(context: &Context, id: &str) -> Result<(), CliError> {
-    let _lock = context.store.lock(id)?;
+    let lock = context.store.lock(id)?;
     let saved = context.store.load(id)?;
     match context.store.status(&saved) {
         Status::Created => {}
@@ -286,8 +305,12 @@ fn start(context: &Context, id: &str) -> Result<(), CliError> {
     let process = process.as_ref().map_or(channel.as_fd(), AsFd::as_fd);
     let state = saved.hook_state("creating", Some(saved.pid));
     attendant(&saved, process, &state, &mut Console::None).hear_executed(&channel)?;
-    run_poststart(context, &saved);
-    Ok(())
+    let told = run_poststart(&saved);
+    if told.is_err() {
+        // The first error is the one to tell.
+        let _ = manage::forget(context, &saved, lock.release()?);
+    }
+    told
 }
 
 fn attendant<'a>(
@@ -300,12 +323,11 @@ fn attendant<'a>(
     Attendant { process, console, state, hooks, listener, pid: saved.pid }
 }
 
-/// The program runs: what fails now is only told.
-fn run_poststart(context: &Context, saved: &Saved) {
-    let Some(hooks) = &saved.hooks else { return };
-    for error in hooks::poststart(hooks, &saved.hook_state("running", Some(saved.pid))) {
-        context.log.warning(&error.to_string());
-    }
+/// The program runs. A failure ends the container as `delete` does: so runtime.md#lifecycle since 1.2 (before, it was
+/// only a warning).
+fn run_poststart(saved: &Saved) -> Result<(), CliError> {
+    let Some(hooks) = &saved.hooks else { return Ok(()) };
+    Ok(hooks::poststart(hooks, &saved.hook_state("running", Some(saved.pid)))?)
 }
 
 /// The exit code is the container's.
@@ -319,21 +341,21 @@ fn run(context: &Context, args: &CreateArgs, detach: bool, keep: bool) -> Result
         return started.map(|()| 0);
     }
     let lock = context.store.reserve(&args.id)?;
-    let ran = foreground::signals().and_then(|signals| {
-        let (saved, birth, console) = make(context, args, Bond::Independent, false)?;
-        fault("let the program be executed")?;
-        birth.channel.go().map_err(CliError::io("start the container"))?;
-        let state = saved.hook_state("creating", Some(saved.pid));
-        let process = birth.child.pidfd.as_fd();
-        attendant(&saved, process, &state, &mut Console::None).hear_executed(&birth.channel)?;
-        run_poststart(context, &saved);
-        fault("wait for the first process")?;
-        let lock = lock.release()?;
-        Ok((foreground::wait(&birth, &signals, console)?, saved, lock))
+    let begun = foreground::signals().and_then(|signals| {
+        let made = make(context, args, Bond::Independent, false)?;
+        Ok((signals, made))
     });
-    match ran {
-        Ok((code, ..)) if keep => Ok(code),
-        Ok((code, saved, lock)) => {
+    let (signals, (saved, birth, console)) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            // It is undone but for the name, and its poststop hooks have run.
+            let _ = context.store.remove(&args.id);
+            return Err(error);
+        }
+    };
+    match run_on(&saved, &birth, lock, |birth| foreground::wait(birth, &signals, console)) {
+        Ok((code, _)) if keep => Ok(code),
+        Ok((code, lock)) => {
             manage::forget(context, &saved, lock)?;
             Ok(code)
         }
@@ -342,4 +364,22 @@ fn run(context: &Context, args: &CreateArgs, detach: bool, keep: bool) -> Result
             Err(error)
         }
     }
+}
+
+/// From the first process to its end.
+fn run_on(
+    saved: &Saved,
+    birth: &Birth,
+    lock: Lock,
+    wait: impl FnOnce(&Birth) -> Result<u8, CliError>,
+) -> Result<(u8, Released), CliError> {
+    fault("let the program be executed")?;
+    birth.channel.go().map_err(CliError::io("start the container"))?;
+    let state = saved.hook_state("creating", Some(saved.pid));
+    let process = birth.child.pidfd.as_fd();
+    attendant(saved, process, &state, &mut Console::None).hear_executed(&birth.channel)?;
+    run_poststart(saved)?;
+    fault("wait for the first process")?;
+    let lock = lock.release()?;
+    Ok((wait(birth)?, lock))
 }

@@ -4,7 +4,8 @@ use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{
-    Capabilities, Capability, LinuxCapabilities, LinuxCapabilitiesBuilder, Process, Spec,
+    Capabilities, Capability, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxNamespaceType,
+    Process, Spec,
 };
 use serde_json::{Value, json};
 
@@ -140,11 +141,16 @@ fn exec(context: &Context, args: &ExecArgs) -> Result<u8, CliError> {
     let Some(init) = saved.process().filter(|_| fine) else {
         return message(format!("cannot exec in a {} container", status.name()));
     };
+    let path = context.store.config(&saved);
     // The warnings have been told at its creation.
-    let (spec, _) = oci::load_leniently(&saved.bundle)?;
-    let process = process(&spec, args)?;
+    let (spec, _) = oci::parse_leniently(&oci::read(&path)?, path)?;
+    let (process, warnings) = process(&spec, args)?;
+    warnings.iter().for_each(|text| context.log.warning(text));
     oci::check_process(&process, "process")?;
     let mut plan = ProcessPlan::of(&process, "process")?;
+    if !has_users(&spec) {
+        birth::warn_of_capabilities(context, &plan)?;
+    }
     if let Some(linux) = spec.linux() {
         plan.confinement = Confinement::of(linux)?;
     }
@@ -186,8 +192,13 @@ fn cgroup(saved: &Saved, args: &ExecArgs) -> Result<PathBuf, CliError> {
     Ok(saved.cgroup.join(below))
 }
 
-/// The process to run: a file, or the container's own with what the arguments change.
-fn process(spec: &Spec, args: &ExecArgs) -> Result<Process, CliError> {
+fn has_users(spec: &Spec) -> bool {
+    let mut namespaces = spec.linux().iter().filter_map(|linux| linux.namespaces().as_ref());
+    namespaces.any(|list| list.iter().any(|item| item.typ() == LinuxNamespaceType::User))
+}
+
+/// The process to run: a file, or the container's own with what the arguments change; and what is left out of it.
+fn process(spec: &Spec, args: &ExecArgs) -> Result<(Process, Vec<String>), CliError> {
     if let Some(path) = &args.process {
         let text =
             bounded::read(path, MAX_PROCESS).map_err(CliError::io(format!("read {path:?}")))?;
@@ -198,16 +209,18 @@ fn process(spec: &Spec, args: &ExecArgs) -> Result<Process, CliError> {
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(args.command.clone()));
     change(&mut process, &args.change)?;
-    Ok(process)
+    Ok((process, Vec::new()))
 }
 
 /// A process whose user is root if it names none.
-fn parse(text: &[u8]) -> Result<Process, (String, serde_json::Error)> {
+fn parse(text: &[u8]) -> Result<(Process, Vec<String>), (String, serde_json::Error)> {
     let mut value: Value = serde_json::from_slice(text).map_err(|error| (".".to_owned(), error))?;
     if let Some(fields) = value.as_object_mut() {
         fields.entry("user").or_insert_with(|| json!({"uid": 0, "gid": 0}));
     }
+    let warnings = oci::drop_unknown_capabilities(&mut value);
     serde_path_to_error::deserialize(value)
+        .map(|process| (process, warnings))
         .map_err(|error| (error.path().to_string(), error.into_inner()))
 }
 

@@ -5,6 +5,7 @@
 //! | `cgroup.wanted` | a link to the cgroup that will be made: it may be somebody else's | before the cgroup … |
 //! | `cgroup` | the same link: it is ours. A creation that was killed can be cleaned up | … deleted |
 //! | `start.sock` | listens while the container waits to be started | created … started |
+//! | `config.json` | as it was at the creation: for `exec` | before the first process … deleted |
 //! | `state.json` | whole or not at all | created … deleted |
 //!
 //! Commands that change a container hold a lock on its directory; those that only look need none.
@@ -32,6 +33,7 @@ const STATE: &str = "state.json";
 const NEW_STATE: &str = "state.new";
 const WANTED: &str = "cgroup.wanted";
 const CLAIMED: &str = "cgroup";
+const CONFIG: &str = "config.json";
 
 /// The largest state.json in bytes.
 const MAX_STATE: u64 = 1 << 20;
@@ -233,6 +235,19 @@ impl Store {
         }
     }
 
+    /// Keeps the config.json that a container is made of: its owner may change that for the next one.
+    pub(super) fn keep_config(&self, id: &str, text: &[u8]) -> Result<(), CliError> {
+        let path = self.directory(id).join(CONFIG);
+        fs::write(&path, text).map_err(CliError::io(format!("write {path:?}")))
+    }
+
+    /// Where the config.json of a container is.
+    pub(super) fn config(&self, saved: &Saved) -> PathBuf {
+        let own = self.directory(&saved.id).join(CONFIG);
+        // Those of former versions of this program have none of their own.
+        if own.exists() { own } else { saved.bundle.join(CONFIG) }
+    }
+
     /// Writes the state where nobody looks for it yet.
     pub(super) fn prepare(&self, saved: &Saved) -> Result<(), CliError> {
         let path = self.directory(&saved.id).join(NEW_STATE);
@@ -278,7 +293,7 @@ impl Store {
         }
         let directory = self.directory(id);
         // Mostly these are all; listing the directory would cost more than removing it.
-        for name in [STATE, CLAIMED] {
+        for name in [STATE, CLAIMED, CONFIG] {
             let _ = fs::remove_file(directory.join(name));
         }
         let removed = match fs::remove_dir(&directory) {

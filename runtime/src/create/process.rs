@@ -77,7 +77,7 @@ pub(super) fn become_program(
     enter_keyring(plan).map_err(named("enter the session keyring"))?;
     fault("set the limits")?;
     for limit in &plan.limits {
-        set_limit(limit).map_err(named(format!("set limit {}", limit.resource)))?;
+        set_limit(limit, plan.lenient_limits).map_err(|e| named(limit.verb())(e))?;
     }
     if let Some(scheduler) = &plan.scheduler {
         schedule::set_scheduler(scheduler).map_err(named("set the scheduler"))?;
@@ -182,10 +182,10 @@ fn enter_keyring(plan: &ProcessPlan) -> io::Result<()> {
     keyring::make_searchable(keyring)
 }
 
-/// Without CAP_SYS_RESOURCE a hard limit cannot be raised: then it stays what it is, as other runtimes do.
-fn set_limit(limit: &crate::plan::Limit) -> io::Result<()> {
+/// Without CAP_SYS_RESOURCE a hard limit cannot be raised.
+fn set_limit(limit: &crate::plan::Limit, lenient: bool) -> io::Result<()> {
     match sys::set_limit(limit.resource, limit.soft, limit.hard) {
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+        Err(error) if lenient && error.raw_os_error() == Some(libc::EPERM) => {
             let (_, hard) = sys::get_limit(limit.resource)?;
             sys::set_limit(limit.resource, limit.soft.min(hard), limit.hard.min(hard))
         }

@@ -26,9 +26,9 @@ pub(super) fn settle(
     map(child.pid, maps).map_err(failed("map the ids of the user namespace"))?;
     for limit in &plan.process.limits {
         match sys::raise_limit(child.pid, limit.resource, limit.hard) {
-            // We may not either: the process stays with what it has, as it would without a user namespace.
+            // We may not either: the process sees to it, as it would without a user namespace.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
-            other => other.map_err(failed(format!("raise limit {}", limit.resource)))?,
+            other => other.map_err(|error| failed(limit.verb())(error))?,
         }
     }
     if let Some(score) = plan.process.oom_score_adj {

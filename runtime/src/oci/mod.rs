@@ -6,19 +6,21 @@
 mod check;
 #[cfg(test)]
 mod fields_tests;
+mod lenient;
 mod sysctl;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Capability, Spec};
+use oci_spec::runtime::Spec;
 
 pub(crate) use check::check_supervised;
 pub use check::{check, check_process};
+pub(crate) use lenient::{drop_unknown_capabilities, parse_leniently};
 pub(crate) use sysctl::sysctl_path;
 
 /// The newest version of the specification that we know.
-pub const SPEC_VERSION: &str = "1.2.1";
+pub const SPEC_VERSION: &str = "1.3.0";
 
 /// Why a config.json cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,50 +51,15 @@ const MAX_CONFIG: u64 = 8 << 20;
 /// Reads and checks `<bundle>/config.json`.
 pub fn load(bundle: &Path) -> Result<Spec, ConfigError> {
     let path = bundle.join("config.json");
-    let text = match crate::bounded::read(&path, MAX_CONFIG) {
-        Ok(text) => text,
-        Err(error) => return Err(ConfigError::Read { path, error }),
-    };
-    parse(&text, path)
+    parse(&read(&path)?, path)
 }
 
-/// [`load`], but names that no capability has are left out, each with a warning (config.md#linux-process).
-pub(crate) fn load_leniently(bundle: &Path) -> Result<(Spec, Vec<String>), ConfigError> {
-    let field = match load(bundle) {
-        Ok(spec) => return Ok((spec, Vec::new())),
-        Err(ConfigError::Parse { field, .. }) if field.starts_with(CAPABILITIES) => field,
-        Err(error) => return Err(error),
-    };
-    let path = bundle.join("config.json");
-    let text = match crate::bounded::read(&path, MAX_CONFIG) {
-        Ok(text) => text,
-        Err(error) => return Err(ConfigError::Read { path, error }),
-    };
-    let mut value: serde_json::Value = match serde_json::from_slice(&text) {
-        Ok(value) => value,
-        Err(error) => return Err(ConfigError::Parse { path, field, error }),
-    };
-    let warnings = drop_unknown_capabilities(&mut value);
-    Ok((parse(value.to_string().as_bytes(), path)?, warnings))
-}
-
-const CAPABILITIES: &str = "process.capabilities.";
-
-fn drop_unknown_capabilities(config: &mut serde_json::Value) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let sets = config.pointer_mut("/process/capabilities").and_then(|sets| sets.as_object_mut());
-    for (set, names) in sets.into_iter().flatten() {
-        let Some(names) = names.as_array_mut() else { continue };
-        names.retain(|name| {
-            let known = serde_json::from_value::<Capability>(name.clone()).is_ok();
-            // What is no name at all stays an error.
-            if !known && name.is_string() {
-                warnings.push(format!("{CAPABILITIES}{set}: {name}: unknown, left out"));
-            }
-            known || !name.is_string()
-        });
+/// Reads a config.json.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    match crate::bounded::read(path, MAX_CONFIG) {
+        Ok(text) => Ok(text),
+        Err(error) => Err(ConfigError::Read { path: path.to_owned(), error }),
     }
-    warnings
 }
 
 /// What is read from `path`, as a specification that this runtime obeys in full.

@@ -31,6 +31,8 @@ pub(crate) struct ProcessPlan {
     pub(crate) capabilities: Capabilities,
     pub(crate) no_new_privileges: bool,
     pub(crate) limits: Vec<Limit>,
+    /// A limit that may not be raised stays what it is, instead of being an error.
+    pub(crate) lenient_limits: bool,
     pub(crate) oom_score_adj: Option<i32>,
     pub(crate) scheduler: Option<Scheduling>,
     /// For ioprio_set(2): the class in the upper bits, the level in the lower 13.
@@ -83,12 +85,35 @@ pub(crate) struct Capabilities {
     pub(crate) ambient: u64,
 }
 
+impl Capabilities {
+    /// The names of those that are wanted but not in `available`.
+    pub(crate) fn beyond(&self, available: u64) -> Vec<String> {
+        let wanted = self.bounding | self.effective | self.inheritable | self.permitted;
+        let lacking = (wanted | self.ambient) & !available;
+        if lacking == 0 {
+            return Vec::new();
+        }
+        let mut names: Vec<_> = caps::all().into_iter().collect();
+        names.retain(|capability| capability.bitmask() & lacking != 0);
+        names.sort_by_key(caps::Capability::bitmask);
+        names.iter().map(ToString::to_string).collect()
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limit {
+    pub(crate) name: PosixRlimitType,
     /// RLIMIT_*
     pub(crate) resource: u32,
     pub(crate) soft: u64,
     pub(crate) hard: u64,
+}
+
+impl Limit {
+    /// Setting it, for errors (the words of the system call are what users of other runtimes look for).
+    pub(crate) fn verb(&self) -> String {
+        format!("set limit {} (setrlimit)", self.name)
+    }
 }
 
 impl ProcessPlan {
@@ -118,6 +143,7 @@ impl ProcessPlan {
             capabilities: process.capabilities().as_ref().map(capabilities).unwrap_or_default(),
             no_new_privileges: process.no_new_privileges() == Some(true),
             limits: process.rlimits().iter().flatten().map(limit).collect(),
+            lenient_limits: false,
             oom_score_adj: process.oom_score_adj(),
             scheduler: process.scheduler().as_ref().map(scheduling),
             io_priority: process.io_priority().as_ref().map(io_priority),
@@ -233,7 +259,7 @@ fn limit(limit: &oci::PosixRlimit) -> Limit {
         Type::RlimitRtprio => libc::RLIMIT_RTPRIO,
         Type::RlimitRttime => libc::RLIMIT_RTTIME,
     };
-    Limit { resource, soft: limit.soft(), hard: limit.hard() }
+    Limit { name: limit.typ(), resource, soft: limit.soft(), hard: limit.hard() }
 }
 
 #[cfg(test)]
@@ -264,6 +290,13 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_available_is_named() {
+        let plan = of(json!({"capabilities": {"ambient": ["CAP_SYS_RESOURCE", "CAP_KILL"]}}));
+        assert_eq!(plan.capabilities.beyond(1 << 5), ["CAP_SYS_RESOURCE"]);
+        assert!(plan.capabilities.beyond(u64::MAX).is_empty());
+    }
+
+    #[test]
     fn without_capabilities_there_are_none() {
         assert_eq!(of(json!({})).capabilities, Capabilities::default());
     }
@@ -281,6 +314,7 @@ mod tests {
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}],
         }));
         assert_eq!(plan.terminal, Some((80, 24)));
-        assert_eq!(plan.limits, [Limit { resource: 7, soft: 5, hard: 6 }]);
+        let name = PosixRlimitType::RlimitNofile;
+        assert_eq!(plan.limits, [Limit { name, resource: 7, soft: 5, hard: 6 }]);
     }
 }

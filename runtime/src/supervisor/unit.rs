@@ -104,6 +104,8 @@ impl Unit {
         let spec = oci::load(&request.bundle)?;
         oci::check_supervised(&spec)?;
         let mut plan = plan::plan(&spec, &request.rootfs, &request.bundle)?;
+        // The agent asks for what is good, and tells what the host lacks (`features`).
+        plan.process.lenient_limits = true;
         plan.process.keyring = create::session_keyring(&request.id);
         let cgroup = pod_cgroup.join(&request.container);
         // What a former container of the name left. If that lives on, nothing can be made yet.
