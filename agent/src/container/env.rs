@@ -19,6 +19,16 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub struct Sources {
     pub config_maps: BTreeMap<String, Option<ConfigMap>>,
     pub secrets: BTreeMap<String, Option<Secret>>,
+    /// Of the Pod's service account.
+    pub tokens: BTreeMap<TokenWish, String>,
+}
+
+/// A token as a projected volume asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TokenWish {
+    /// Empty for the API itself.
+    pub audience: String,
+    pub seconds: i64,
 }
 
 /// Which ConfigMaps and Secrets a container's environment refers to.

@@ -309,7 +309,10 @@ fn volume_fields(path: &str, volume: &Volume, found: &mut Found) {
         volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()).enumerate()
     {
         for field in fields(source) {
-            let known = matches!(field.as_str(), "configMap" | "secret" | "downwardAPI");
+            let known = matches!(
+                field.as_str(),
+                "configMap" | "secret" | "downwardAPI" | "serviceAccountToken"
+            );
             found.refuse_if(!known, path, &format!("projected.sources[{index}].{field}"));
         }
     }
@@ -372,8 +375,8 @@ mod tests {
                 "spec.volumes[0].nfs",
             ),
             (
-                r#"{"containers":[],"volumes":[{"name":"v","projected":{"sources":[{"serviceAccountToken":{"path":"t"}}]}}]}"#,
-                "spec.volumes[0].projected.sources[0].serviceAccountToken",
+                r#"{"containers":[],"volumes":[{"name":"v","projected":{"sources":[{"clusterTrustBundle":{"path":"t"}}]}}]}"#,
+                "spec.volumes[0].projected.sources[0].clusterTrustBundle",
             ),
             (
                 r#"{"containers":[],"securityContext":{"sysctls":[{"name":"kernel.panic","value":"1"}]}}"#,

@@ -19,5 +19,6 @@ mod sources;
 mod start;
 pub mod state;
 pub mod status;
+mod token;
 pub mod worker;
 mod write;

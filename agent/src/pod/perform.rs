@@ -13,6 +13,7 @@ use super::plan::find_container;
 use super::sources;
 use super::start;
 use super::state::{Action, Event, StartFailure};
+use super::token::Tokens;
 use super::worker::{Msg, Worker};
 use crate::node::context::Context;
 use crate::node::pods::process_template;
@@ -43,10 +44,10 @@ pub(super) fn perform(worker: &mut Worker, action: Action) {
 fn setup(worker: &Worker) {
     let (context, pod, dirs) =
         (Arc::clone(&worker.context), Arc::clone(&worker.pod), worker.dirs.clone());
-    let outbox = worker.outbox.clone();
+    let (outbox, tokens) = (worker.outbox.clone(), Arc::clone(&worker.tokens));
     let failed = |reason, message: String| Event::SandboxFailed { reason, message };
     tokio::spawn(async move {
-        let work = tokio::spawn(async move { try_setup(&context, &pod, &dirs).await });
+        let work = tokio::spawn(async move { try_setup(&context, &pod, &tokens, &dirs).await });
         let message = match work.await {
             Ok(Ok(up)) => Msg::SandboxUp(Box::new(up)),
             Ok(Err((reason, message))) => Msg::Event(failed(reason, message)),
@@ -59,13 +60,14 @@ fn setup(worker: &Worker) {
 async fn try_setup(
     context: &Arc<Context>,
     pod: &Arc<Pod>,
+    tokens: &Tokens,
     dirs: &PodDirs,
 ) -> Result<(Standing, Events), (&'static str, String)> {
     let sandbox = |error: String| {
         ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"))
     };
     // Volumes first: what they miss is found out before anything is made. The address is not known yet.
-    sources::make_volumes(context, pod, dirs, None)
+    sources::make_volumes(context, pod, tokens, dirs, None)
         .await
         .map_err(|error| ("FailedMount", error))?;
     let (settings, copy) = (context.sandbox.clone(), Arc::clone(pod));

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::token::Tokens;
 use super::worker::Msg;
 use crate::container::env::{Needs, Sources};
 use crate::node::context::Context;
@@ -44,13 +45,18 @@ pub(super) async fn fetch(
 pub(super) async fn make_volumes(
     context: &Arc<Context>,
     pod: &Arc<Pod>,
+    tokens: &Tokens,
     dirs: &crate::sandbox::dirs::PodDirs,
     pod_ip: Option<String>,
 ) -> Result<(), String> {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let needs = volume::needs(pod);
-    let sources =
-        fetch(&context.client, &namespace, &needs).await.map_err(|error| error.to_string())?;
+    let (sources, tokens) = tokio::join!(
+        fetch(&context.client, &namespace, &needs),
+        tokens.fetch(&context.client, pod, volume::token_wishes(pod)),
+    );
+    let mut sources = sources.map_err(|error| error.to_string())?;
+    sources.tokens = tokens.map_err(|error| error.to_string())?;
     let (context, pod, places) = (Arc::clone(context), Arc::clone(pod), dirs.places());
     let work = move || {
         let facts = context.facts(&pod, pod_ip);
@@ -89,13 +95,19 @@ fn make_volume(
     }
 }
 
-/// Tells the worker when one of the objects that its volumes show has changed. Ends when the set is dropped.
+/// Tells the worker when what its volumes show has changed or ends. Ends when the set is dropped. `inherited` are
+/// volumes that another agent wrote.
 pub(super) fn watch(
     context: &Context,
     pod: &Pod,
+    tokens: &Arc<Tokens>,
+    inherited: bool,
     inbox: &mpsc::UnboundedSender<Msg>,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    if !volume::token_wishes(pod).is_empty() {
+        tasks.spawn(Arc::clone(tokens).renew(inherited, inbox.clone()));
+    }
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let needs = volume::needs(pod);
     for name in needs.config_maps {
@@ -145,9 +157,14 @@ async fn watch_one<K>(
 }
 
 /// Where the volumes of a standing Pod are refreshed from, with its present address.
-pub(super) async fn refresh(context: Arc<Context>, pod: Arc<Pod>, standing: Standing) {
+pub(super) async fn refresh(
+    context: Arc<Context>,
+    pod: Arc<Pod>,
+    tokens: Arc<Tokens>,
+    standing: Standing,
+) {
     let address = standing.record.address.map(|address| address.to_string());
-    if let Err(message) = make_volumes(&context, &pod, &standing.dirs, address).await {
+    if let Err(message) = make_volumes(&context, &pod, &tokens, &standing.dirs, address).await {
         // What is there stays; the next change or start tries again.
         tracing::debug!(message, pod = ?pod.metadata.name, "refresh volumes");
     }

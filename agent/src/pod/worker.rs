@@ -21,6 +21,7 @@ use super::plan::{Kind, find_container};
 use super::restore::{Found, ended, restore};
 use super::sources;
 use super::state::{Action, Event, Life, MachineOptions, PodState, Report, Sandbox, step};
+use super::token::Tokens;
 use super::write::Writer;
 use crate::events::Note;
 use crate::node::context::Context;
@@ -51,6 +52,7 @@ pub struct Worker {
     pub(super) dirs: PodDirs,
     pub(super) state: PodState,
     pub(super) standing: Option<Standing>,
+    pub(super) tokens: Arc<Tokens>,
     pub(super) outbox: mpsc::UnboundedSender<Msg>,
     inbox: mpsc::UnboundedReceiver<Msg>,
     /// The supervisor's events.
@@ -79,6 +81,7 @@ impl Worker {
             dirs,
             state,
             standing: None,
+            tokens: Arc::new(Tokens::new()),
             outbox: channel.0,
             inbox: channel.1,
             listeners: JoinSet::new(),
@@ -97,7 +100,13 @@ impl Worker {
         }
         self.look_at_object(&Arc::clone(&self.pod));
         if self.state.stop.is_none() && !self.state.refused {
-            self.sources = sources::watch(&self.context, &self.pod, &self.outbox);
+            self.sources = sources::watch(
+                &self.context,
+                &self.pod,
+                &self.tokens,
+                self.standing.is_some(),
+                &self.outbox,
+            );
         }
         self.step(Event::Tick);
         loop {
@@ -269,6 +278,7 @@ impl Worker {
             tokio::spawn(sources::refresh(
                 Arc::clone(&self.context),
                 Arc::clone(&self.pod),
+                Arc::clone(&self.tokens),
                 standing,
             ));
         } else {
@@ -369,7 +379,7 @@ fn is_older(a: &Pod, b: &Pod) -> bool {
     version(a).zip(version(b)).is_some_and(|(a, b)| a < b)
 }
 
-async fn sleep_until(at: Option<tokio::time::Instant>) {
+pub(super) async fn sleep_until(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

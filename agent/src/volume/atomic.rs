@@ -19,7 +19,8 @@ use super::{VolumeError, io as failed};
 const DATA: &str = "..data";
 const NEW: &str = "..data_tmp";
 
-/// Makes `directory` show `payload`. Returns whether anything changed. Files belong to root and to `group`.
+/// Makes `directory` show `payload`. Returns whether anything changed. Files belong to root (or
+/// their own owner) and to `group`.
 pub fn write(directory: &Path, payload: &Payload, group: Option<u32>) -> Result<bool, VolumeError> {
     fs::create_dir_all(directory).map_err(failed("make directory", directory))?;
     let old = current(directory)?;
@@ -95,8 +96,8 @@ fn write_file(root: &Path, path: &str, file: &File, group: Option<u32>) -> Resul
         .open(&full)
         .map_err(failed("create", &full))?;
     out.write_all(&file.bytes).map_err(failed("write", &full))?;
-    if group.is_some() {
-        chown(&full, None, group).map_err(failed("change the group of", &full))?;
+    if group.is_some() || file.owner.is_some() {
+        chown(&full, file.owner, group).map_err(failed("change the owner of", &full))?;
     }
     // The group must be able to read what is there for it.
     let mode = if group.is_some() { file.mode | 0o440 } else { file.mode };
@@ -152,7 +153,7 @@ mod tests {
         files
             .iter()
             .map(|(path, text)| {
-                ((*path).into(), File { bytes: text.as_bytes().into(), mode: 0o640 })
+                ((*path).into(), File { bytes: text.as_bytes().into(), mode: 0o640, owner: None })
             })
             .collect()
     }

@@ -10,11 +10,12 @@ pub mod host;
 pub mod mount;
 pub mod payload;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+use k8s_openapi::api::core::v1::{Container, Pod, ServiceAccountTokenProjection, Volume};
 
-use crate::container::env::Needs;
+use crate::container::env::{Needs, TokenWish};
 use crate::container::mounts::VolumeBind;
 use crate::pod::qos;
 
@@ -109,6 +110,23 @@ pub fn needs(pod: &Pod) -> Needs {
         list.dedup();
     }
     needs
+}
+
+/// Which tokens the Pod's volumes show.
+pub fn token_wishes(pod: &Pod) -> BTreeSet<TokenWish> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let sources = volumes
+        .filter_map(|volume| volume.projected.as_ref())
+        .flat_map(|projected| projected.sources.iter().flatten());
+    sources.filter_map(|source| source.service_account_token.as_ref()).map(token_wish).collect()
+}
+
+fn token_wish(source: &ServiceAccountTokenProjection) -> TokenWish {
+    const HOUR: i64 = 3600;
+    TokenWish {
+        audience: source.audience.clone().unwrap_or_default(),
+        seconds: source.expiration_seconds.unwrap_or(HOUR),
+    }
 }
 
 /// One `volumeMounts` entry with its volume found.

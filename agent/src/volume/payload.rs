@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume,
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccountTokenProjection, Volume,
 };
 
 use super::VolumeError;
@@ -19,6 +19,14 @@ pub type Payload = BTreeMap<String, File>;
 pub struct File {
     pub bytes: Vec<u8>,
     pub mode: u32,
+    /// None for root.
+    pub owner: Option<u32>,
+}
+
+impl File {
+    fn new(bytes: Vec<u8>, mode: u32) -> Self {
+        Self { bytes, mode, owner: None }
+    }
 }
 
 /// None if the volume is of another kind.
@@ -81,6 +89,9 @@ pub fn payload(
             if let Some(source) = &source.downward_api {
                 downward(&mut out, source.items.as_deref().unwrap_or_default(), mode, facts)?;
             }
+            if let Some(source) = &source.service_account_token {
+                token(&mut out, source, mode, facts.pod, sources)?;
+            }
         }
     } else {
         return Ok(None);
@@ -130,7 +141,7 @@ fn pick(
     let Some(items) = items.as_ref().filter(|items| !items.is_empty()) else {
         for (key, bytes) in data {
             check_path(&key)?;
-            out.insert(key, File { bytes, mode });
+            out.insert(key, File::new(bytes, mode));
         }
         return Ok(());
     };
@@ -138,7 +149,7 @@ fn pick(
         check_path(&item.path)?;
         match data.remove(&item.key) {
             Some(bytes) => {
-                out.insert(item.path.clone(), File { bytes, mode: item.mode.map_or(mode, bits) });
+                out.insert(item.path.clone(), File::new(bytes, item.mode.map_or(mode, bits)));
             }
             None if optional.unwrap_or(false) => {}
             None => {
@@ -162,7 +173,7 @@ fn downward(
         check_path(&item.path)?;
         let text = downward_value(item, facts.pod, facts).map_err(VolumeError::Source)?;
         let mode = item.mode.map_or(mode, bits);
-        out.insert(item.path.clone(), File { bytes: text.into_bytes(), mode });
+        out.insert(item.path.clone(), File::new(text.into_bytes(), mode));
     }
     Ok(())
 }
@@ -180,6 +191,38 @@ fn downward_value(
     let container =
         find_container(pod, name).ok_or_else(|| format!("container \"{name}\" not found"))?;
     field::resource(reference, container, facts)
+}
+
+/// Where all containers run as one user or share a group, nobody else may read it.
+fn token(
+    out: &mut Payload,
+    source: &ServiceAccountTokenProjection,
+    mode: u32,
+    pod: &Pod,
+    sources: &Sources,
+) -> Result<(), VolumeError> {
+    check_path(&source.path)?;
+    let missing = || VolumeError::Source("there is no token of the service account".into());
+    let token = sources.tokens.get(&super::token_wish(source)).ok_or_else(missing)?;
+    let owner = user_of_all(pod);
+    let private = owner.is_some() || super::group(pod).is_some();
+    let mode = if private { 0o600 } else { mode };
+    out.insert(source.path.clone(), File { bytes: token.clone().into_bytes(), mode, owner });
+    Ok(())
+}
+
+/// The one user that the spec names for every container.
+fn user_of_all(pod: &Pod) -> Option<u32> {
+    let spec = pod.spec.as_ref()?;
+    let of_pod = spec.security_context.as_ref().and_then(|context| context.run_as_user);
+    let all = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let mut users = all.map(|container| {
+        let own = container.security_context.as_ref().and_then(|context| context.run_as_user);
+        own.or(of_pod)
+    });
+    let first = users.next()??;
+    let one = users.all(|user| user == Some(first));
+    u32::try_from(first).ok().filter(|_| one)
 }
 
 /// Relative, without `..`, and not one of the names that the writer itself uses.

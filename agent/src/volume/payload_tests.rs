@@ -1,6 +1,7 @@
 //! What is written into a volume, and how it is changed.
 
 use super::*;
+use crate::container::env::TokenWish;
 use crate::container::resources::HostSize;
 
 fn pod() -> Pod {
@@ -87,4 +88,60 @@ fn downward_api_and_projections() {
     let projected = r#"{"name":"v","projected":{"defaultMode":288,"sources":[{"secret":{"name":"s"}},
         {"configMap":{"name":"m","items":[{"key":"k","path":"k"}]}}]}}"#;
     assert_eq!(of(projected).unwrap(), [file("k", "v", 0o440), file("s", "hi", 0o440)]);
+}
+
+const TOKENS: &str = r#"{"name":"v","projected":{"defaultMode":420,"sources":[
+    {"serviceAccountToken":{"path":"token","expirationSeconds":3607}},
+    {"serviceAccountToken":{"path":"vault/token","audience":"vault"}}]}}"#;
+
+fn tokens(spec: &str) -> Vec<(String, String, u32, Option<u32>)> {
+    let text = format!(r#"{{"metadata":{{"name":"p","namespace":"ns"}},"spec":{spec}}}"#);
+    let pod: Pod = serde_json::from_str(&text).unwrap();
+    let facts = PodFacts {
+        pod: &pod,
+        pod_ip: None,
+        host_ip: "1.2.3.4".into(),
+        hostname: "p".into(),
+        host: HostSize::default(),
+    };
+    let mut sources = sources();
+    for (audience, seconds, token) in [("", 3607, "mine"), ("vault", 3600, "theirs")] {
+        let wish = TokenWish { audience: audience.into(), seconds };
+        sources.tokens.insert(wish, token.into());
+    }
+    let volume: Volume = serde_json::from_str(TOKENS).unwrap();
+    let payload = payload(&volume, &facts, &sources).unwrap().expect("a payload");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    payload.into_iter().map(|(path, f)| (path, text(f.bytes), f.mode, f.owner)).collect()
+}
+
+#[test]
+fn tokens_are_for_those_who_run() {
+    let both = |mode: u32, owner: Option<u32>| {
+        [
+            ("token".into(), "mine".into(), mode, owner),
+            ("vault/token".into(), "theirs".into(), mode, owner),
+        ]
+    };
+    let table = [
+        (r#"{"containers":[{"name":"a"}]}"#, both(0o644, None)),
+        (
+            r#"{"securityContext":{"runAsUser":7},"containers":[{"name":"a"},{"name":"b"}]}"#,
+            both(0o600, Some(7)),
+        ),
+        (
+            r#"{"securityContext":{"runAsUser":7},"containers":[{"name":"a"},{"name":"b","securityContext":{"runAsUser":8}}]}"#,
+            both(0o644, None),
+        ),
+        (
+            r#"{"containers":[{"name":"a","securityContext":{"runAsUser":7}},{"name":"b"}]}"#,
+            both(0o644, None),
+        ),
+        (r#"{"securityContext":{"fsGroup":9},"containers":[{"name":"a"}]}"#, both(0o600, None)),
+    ];
+    for (spec, expected) in table {
+        assert_eq!(tokens(spec), expected, "{spec}");
+    }
+    let missing = of(TOKENS).unwrap_err();
+    assert!(missing.contains("no token of the service account"), "{missing}");
 }

@@ -4,6 +4,7 @@
 //! [`check`] refuses what they forbid, after. Quotas are counted by [`quota`], which also says when nobody else may
 //! write meanwhile.
 
+pub(crate) mod account;
 pub(crate) mod limits;
 mod pod_security;
 mod priority;

@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::errors;
+use crate::admission::account;
 use crate::kinds::Kind;
 use crate::status::ApiError;
 
@@ -13,7 +14,9 @@ pub(crate) const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"]
 /// What admission adds to a new object.
 pub(crate) fn create(kind: &Kind, value: &mut Value) {
     if kind.resource == "pods" {
-        service_account(&mut value["spec"]);
+        if !account::is_mirror(value) {
+            service_account(&mut value["spec"]);
+        }
         tolerations(&mut value["spec"]);
     }
 }

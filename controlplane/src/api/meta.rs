@@ -94,7 +94,7 @@ pub(crate) fn born(value: &mut Value, now: Timestamp) -> Result<(), ApiError> {
 }
 
 /// `prefix` (cut to fit a DNS label) and five characters that spell no words.
-fn generate(prefix: &str) -> String {
+pub(crate) fn generate(prefix: &str) -> String {
     const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let prefix: String = prefix.chars().take(63 - 5).collect();
     let random = uuid::Uuid::new_v4();

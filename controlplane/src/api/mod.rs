@@ -5,6 +5,7 @@
 //! answer. Nothing here listens on a socket or knows a certificate.
 
 mod accept;
+mod account;
 mod admit;
 mod apply;
 mod authorize;

@@ -183,6 +183,7 @@ impl Api {
         }
         self.admit_namespace(kind, place.namespace, meta::text(&value, "name"))?;
         admit::create(kind, &mut value);
+        self.admit_account(kind, place.namespace, &mut value).await?;
         admission::complete(&*self.store, kind, place.namespace, &mut value)?;
         strategy.prepare(&mut value, Operation::Create);
         // Held until the commit: two Services must not be given one address.

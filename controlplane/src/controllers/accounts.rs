@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::look;
-use super::outcome::Outcome;
+use super::outcome::{Act, Outcome};
 use super::runner::{Controller, Seen};
 use crate::object::{Key, Resource};
 use crate::reader::Reader;
@@ -47,14 +47,17 @@ impl Controller for Furnishing {
         if namespace.is_none_or(|namespace| look::is_deleting(&namespace.meta)) {
             return outcome;
         }
+        // Together, and first what Pods mount: they wait for the other.
+        let mut acts: Vec<Act> =
+            self.root_ca(world, &key.name).map(Into::into).into_iter().collect();
         if world.get("serviceaccounts", &key.name, "default").is_none() {
             let object = json!({
                 "apiVersion": "v1", "kind": "ServiceAccount",
                 "metadata": {"name": "default", "namespace": &*key.name},
             });
-            outcome.push(Change::Create { resource: "serviceaccounts", object });
+            acts.push(Change::Create { resource: "serviceaccounts", object }.into());
         }
-        outcome.together(self.root_ca(world, &key.name).map(Into::into).into_iter().collect());
+        outcome.together(acts);
         outcome
     }
 }

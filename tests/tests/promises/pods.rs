@@ -171,3 +171,54 @@ fn the_outside_sees_the_node_not_the_pod() {
     assert_eq!(seen.trim(), "192.0.2.10", "masquerade");
     server.kill().and_then(|()| server.wait()).expect("end the server");
 }
+
+#[test]
+fn a_pod_speaks_to_the_api_as_its_account_and_only_where_it_may() {
+    let host = Host::with_node("account");
+    let spec = json!({
+        "terminationGracePeriodSeconds": 1,
+        "containers": [{ "name": "app", "image": "busybox:1.35", "command": ["sleep", "3600"] }],
+    });
+    host.apply(&pod("speaker", &spec)).ok();
+    host.wait_for("pod/speaker", "condition=Ready");
+    let sh = |script: &str| host.kubectl(&["exec", "speaker", "--", "sh", "-c", script]);
+    let file =
+        |name: &str| sh(&format!("cat /var/run/secrets/kubernetes.io/serviceaccount/{name}")).ok();
+    let (token, ca) = (file("token"), host.dir.join("ca.crt"));
+    fs::write(&ca, file("ca.crt")).expect("write the CA");
+    assert_eq!(file("namespace"), "default");
+    let written = sh("echo x > /var/run/secrets/kubernetes.io/serviceaccount/token").err();
+    assert!(written.contains("Read-only"), "{written}");
+
+    // A client in the Pod's network, with what the Pod was given and nothing else.
+    let server = sh("echo -n https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT").ok();
+    let process = host.pids("speaker", "app")[0].to_string();
+    let ask = |server: &str, prefix: &[&str], words: &[&str]| {
+        let kubectl = paths::kubectl().expect("kubectl").display().to_string();
+        let ca = ca.display().to_string();
+        let mut command = std::process::Command::new("env");
+        command.arg("-i").arg(format!("HOME={}", host.dir.display())).args(prefix).arg(kubectl);
+        command.args(["--server", server, "--certificate-authority", &ca, "--token", &token]);
+        command.args(words);
+        host.command(command, "")
+    };
+    let nsenter = paths::on_path("nsenter").expect("util-linux").display().to_string();
+    let inside = [nsenter.as_str(), "-t", &process, "-n"];
+    let refused = ask(&server, &inside, &["get", "pods"]).err();
+    let who = r#"User "system:serviceaccount:default:default" cannot list resource "pods""#;
+    assert!(refused.contains(who), "{refused}");
+    let account = "--serviceaccount=default:default";
+    host.kubectl_ok(&["create", "rolebinding", "looks", "--clusterrole=view", account]);
+    assert_eq!(ask(&server, &inside, &["get", "pods", "-o", "name"]).ok(), "pod/speaker\n");
+    let refused = ask(&server, &inside, &["get", "secrets"]).err();
+    assert!(refused.contains("Forbidden"), "{refused}");
+    let refused = ask(&server, &inside, &["get", "pods", "-n", "kube-system"]).err();
+    assert!(refused.contains("Forbidden"), "{refused}");
+
+    // The token ends with its Pod.
+    let outside = host.kubeconfig_value("server");
+    ask(&outside, &[], &["get", "pods"]).ok();
+    host.kubectl_ok(&["delete", "pod", "speaker"]);
+    let refused = ask(&outside, &[], &["get", "pods"]).err();
+    assert!(refused.contains("Unauthorized") || refused.contains("logged in"), "{refused}");
+}

@@ -20,6 +20,13 @@ impl Client {
                 .post("/api/v1/namespaces", json!({"metadata": {"name": name}}))
                 .await
                 .expect(201);
+            client
+                .post(
+                    &format!("/api/v1/namespaces/{name}/serviceaccounts"),
+                    json!({"metadata": {"name": "default"}}),
+                )
+                .await
+                .expect(201);
         }
         let (roles, bindings) = policy::defaults();
         for (plural, list) in [("clusterroles", roles), ("clusterrolebindings", bindings)] {
@@ -294,4 +301,33 @@ async fn an_eviction_takes_from_the_budget() {
     let status = admin.get(&format!("{BUDGETS}/b")).await.expect(200)["status"].clone();
     assert_eq!(status["disruptionsAllowed"], 0);
     assert!(status["disruptedPods"]["x"].is_string());
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_the_account_of_its_namespace() {
+    let (admin, ..) = Client::with_roles().await;
+    const NEW: &str = "/api/v1/namespaces/new";
+    admin.post("/api/v1/namespaces", json!({"metadata": {"name": "new"}})).await.expect(201);
+    let mut early = pod("early");
+    early["spec"]["serviceAccountName"] = "ghost".into();
+    let text = admin.post(&format!("{NEW}/pods"), early).await.refused(403, "Forbidden");
+    assert_eq!(
+        text,
+        r#"pods "early" is forbidden: error looking up service account new/ghost: serviceaccount "ghost" not found"#
+    );
+    let later = admin.acting(UserInfo::admin());
+    let waits = tokio::spawn(async move { later.post(&format!("{NEW}/pods"), pod("p")).await });
+    tokio::task::yield_now().await;
+    let account = json!({"metadata": {"name": "default"}});
+    admin.post(&format!("{NEW}/serviceaccounts"), account).await.expect(201);
+    let made = waits.await.unwrap().expect(201);
+    let volume = &made["spec"]["volumes"][0];
+    assert!(volume["name"].as_str().unwrap().starts_with("kube-api-access-"), "{volume}");
+    let mount = &made["spec"]["containers"][0]["volumeMounts"][0];
+    assert_eq!(mount["name"], volume["name"]);
+    admin.put(&format!("{NEW}/pods/p"), made).await.expect(200);
+    let mirror = json!({"metadata": {"name": "m", "annotations": {"kubernetes.io/config.mirror": "x"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let made = admin.post(&format!("{NEW}/pods"), mirror).await.expect(201);
+    assert_eq!(made["spec"]["serviceAccountName"], Value::Null);
 }
