@@ -11,6 +11,7 @@ mod fault;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 mod hooks;
+mod lsm;
 pub mod oci;
 mod plan;
 mod shield;

@@ -191,3 +191,95 @@ fn one_more_process_is_of_the_config_at_creation() {
     );
     assert!(bundle.bad("exec ID /bin/mkdir /tmp/a").1.contains("No space left on device"));
 }
+
+fn status_of(text: &str, field: &str) -> String {
+    let mut lines = text.lines();
+    let found = lines.find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    found.unwrap_or_else(|| panic!("no {field} in {text}")).trim().to_owned()
+}
+
+#[test]
+fn one_more_process_runs_where_it_is_told() {
+    if is_peer() {
+        // runc 1.1 does not know it.
+        return;
+    }
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let own = status_of(&own, "Cpus_allowed_list");
+    let last = own.rsplit(['-', ',']).next().unwrap().to_owned();
+    let bundle = Bundle::new("affinity", &["/bin/sh", "-c", "cat /proc/$$/status; sleep 1000"]);
+    bundle.configure(|config| {
+        config["process"]["execCPUAffinity"] = json!({"initial": "0", "final": last});
+    });
+    bundle.good("run --detach --bundle BUNDLE ID");
+    let seen = |command: &str| status_of(&bundle.good(command), "Cpus_allowed_list");
+    assert_eq!(seen("exec ID /bin/cat /proc/1/status"), own);
+    assert_eq!(seen("exec ID /bin/cat /proc/self/status"), last);
+    let file = bundle.directory.path().join("process.json");
+    let process = |affinity| {
+        let args = ["/bin/cat", "/proc/self/status"];
+        let process = json!({"cwd": "/", "args": args, "execCPUAffinity": affinity});
+        fs::write(&file, process.to_string()).unwrap();
+        format!("exec --process {} ID", file.display())
+    };
+    assert_eq!(seen(&process(json!({"initial": "0"}))), "0");
+    assert_eq!(seen(&process(json!(null))), last);
+    for (wrong, field) in
+        [(json!({"final": "4000"}), "final"), (json!({"initial": "9-1"}), "initial")]
+    {
+        let (_, error) = bundle.bad(&process(wrong));
+        assert!(error.contains(&format!("process.execCPUAffinity.{field}: ")), "{error}");
+    }
+    let (_, error) = bundle.bad(&process(json!({"initial": "1023"})));
+    assert!(error.contains("process.execCPUAffinity.initial"), "{error}");
+}
+
+#[test]
+fn memory_comes_from_the_nodes_of_the_policy() {
+    if is_peer() {
+        // runc 1.1 does not know it.
+        return;
+    }
+    let bundle = Bundle::new("memory-policy", &["/bin/sleep", "1000"]);
+    bundle.configure(|config| {
+        config["linux"]["memoryPolicy"] =
+            json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]});
+    });
+    bundle.good("run --detach --bundle BUNDLE ID");
+    for process in ["1", "self"] {
+        let maps = bundle.good(&format!("exec ID /bin/cat /proc/{process}/numa_maps"));
+        let first = maps.lines().next().unwrap_or_default();
+        assert!(first.contains(" bind=static:0"), "{process}: {maps}");
+    }
+    let wrong = Bundle::new("memory-policy-wrong", &["/bin/true"]);
+    wrong.configure(|config| {
+        config["linux"]["memoryPolicy"] = json!({"mode": "MPOL_LOCAL", "nodes": "0"});
+    });
+    assert!(wrong.refused().contains("linux.memoryPolicy.nodes: "));
+    wrong.configure(|config| config["linux"]["memoryPolicy"]["mode"] = "MPOL_BIND".into());
+    wrong.configure(|config| config["linux"]["memoryPolicy"]["nodes"] = "1000".into());
+    assert!(wrong.refused().contains("linux.memoryPolicy: invalid argument"));
+}
+
+#[test]
+fn a_label_that_the_host_cannot_give_is_an_error() {
+    let bundle = Bundle::new("labels", &["/bin/true"]);
+    let features: serde_json::Value = match is_peer() {
+        true => json!({}),
+        false => serde_json::from_str(&bundle.good("features")).unwrap(),
+    };
+    for (section, field, module) in [
+        ("process", "apparmorProfile", "apparmor"),
+        ("process", "selinuxLabel", "selinux"),
+        ("linux", "mountLabel", "selinux"),
+    ] {
+        if features["linux"][module]["enabled"] == true || is_peer() && field == "mountLabel" {
+            continue;
+        }
+        bundle.configure(|config| config[section][field] = "no-such-label".into());
+        let error = bundle.refused();
+        assert!(error.contains(module), "{error}");
+        assert!(error.contains(&format!("{section}.{field}: ")) || is_peer(), "{error}");
+        bundle.configure(|config| config[section][field] = json!(null));
+    }
+}

@@ -202,9 +202,14 @@ fn process(spec: &Spec, args: &ExecArgs) -> Result<(Process, Vec<String>), CliEr
     if let Some(path) = &args.process {
         let text =
             bounded::read(path, MAX_PROCESS).map_err(CliError::io(format!("read {path:?}")))?;
-        return parse(&text).map_err(|(field, error)| {
+        let (mut process, warnings) = parse(&text).map_err(|(field, error)| {
             CliError::Message(format!("parse {path:?}: {field}: {error}"))
-        });
+        })?;
+        if process.exec_cpu_affinity().is_none() {
+            let own = spec.process().as_ref();
+            process.set_exec_cpu_affinity(own.and_then(|own| own.exec_cpu_affinity().clone()));
+        }
+        return Ok((process, warnings));
     }
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(args.command.clone()));

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::flags::{ANY, Command, ID};
 use super::{CliError, message, say};
+use crate::lsm;
 use crate::oci;
 use crate::plan::seccomp;
 
@@ -66,8 +67,9 @@ fn features() -> Result<(), CliError> {
                 "v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": false,
             },
             "seccomp": seccomp::features(),
-            "apparmor": {"enabled": false},
-            "selinux": {"enabled": false},
+            "apparmor": {"enabled": lsm::has_apparmor()},
+            "selinux": {"enabled": lsm::has_selinux()},
+            "memoryPolicy": {"modes": crate::plan::MEMORY_MODES, "flags": crate::plan::MEMORY_FLAGS},
             "intelRdt": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": true},

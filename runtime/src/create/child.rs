@@ -101,6 +101,11 @@ fn join_container(
     inherited: &Inherited,
 ) -> Result<(), Failure> {
     process::set_oom_score(plan).map_err(named("set oom_score_adj"))?;
+    if let Some(processors) = &plan.affinity.end {
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), processors)
+            .map_err(io::Error::from)
+            .map_err(named("set process.execCPUAffinity.final"))?;
+    }
     fault("enter the container's namespaces")?;
     enter::container(inherited, channel).map_err(named("enter the container's namespaces"))?;
     if plan.terminal.is_some() {
@@ -121,7 +126,13 @@ fn live(
     let isolated = fault::point("isolate").and_then(|()| isolate(inherited));
     let channel = sys::adopt(inherited.channel_number());
     let prepared = match isolated {
-        Ok(()) => prepare(channel),
+        // /proc is the host's still.
+        Ok(()) => match plan.labels.open() {
+            Ok(labels) => prepare(channel).map(|channel| (channel, labels)),
+            Err(error) => {
+                Err((channel, named("open what takes the labels of security modules")(error)))
+            }
+        },
         Err(error) => {
             let failure = named("isolate the new process")(error);
             // Where the channel is depends on how far it came; in the wrong place there is no peer to hear it.
@@ -132,8 +143,9 @@ fn live(
     };
     let (channel, failure) = match prepared {
         Err(failed) => failed,
-        Ok(channel) => {
-            let Err(failure) = process::become_program(plan, channel.as_fd(), inherited);
+        Ok((channel, labels)) => {
+            let channel_fd = channel.as_fd();
+            let Err(failure) = process::become_program(plan, channel_fd, inherited, labels);
             (channel, failure)
         }
     };

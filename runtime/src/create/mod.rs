@@ -59,13 +59,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, setns, unshare};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, socket, socketpair};
+use nix::unistd::Pid;
 
 pub(crate) use message::{Failure, Message};
 pub(crate) use preserved::Preserved;
 pub(crate) use teardown::unmount;
 
+use crate::oci::ConfigError;
 use crate::plan::{Plan, ProcessPlan};
 use crate::sys::clone::{self, Child};
 use crate::sys::fdpass;
@@ -75,6 +77,9 @@ use crate::sys::fdpass;
 pub(crate) enum LaunchError {
     #[error("{verb}: {}", crate::sys::process::reason(error))]
     Io { verb: String, error: io::Error },
+    /// This host cannot give what is asked for.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
 }
 
 fn failed(verb: impl Into<String>) -> impl FnOnce(io::Error) -> LaunchError {
@@ -142,6 +147,7 @@ pub(crate) fn launch(
     cgroup: Option<BorrowedFd<'_>>,
     streams: [BorrowedFd<'_>; 3],
 ) -> Result<Birth, LaunchError> {
+    plan.process.labels.check()?;
     let mut sources = sources::Sources::open(plan)?;
     if sources.wait_for_users()
         && let Some(users) = sources::joined_users(plan)?
@@ -234,6 +240,7 @@ pub(crate) fn enter(
     cgroup: Option<BorrowedFd<'_>>,
     streams: [BorrowedFd<'_>; 3],
 ) -> Result<Birth, LaunchError> {
+    process.labels.check()?;
     let (ours, theirs) = channel()?;
     let inherited = child::Inherited {
         channel: theirs.as_raw_fd(),
@@ -244,6 +251,8 @@ pub(crate) fn enter(
         sources: Vec::new(),
     };
     let _back = PidNamespace::enter(init).map_err(failed("enter the container's pid namespace"))?;
+    let initial = process.affinity.initial.as_ref().map(Processors::take).transpose();
+    let _initial = initial.map_err(failed("set process.execCPUAffinity.initial"))?;
     let child = clone::spawn(0, cgroup, || child::exec(process, &inherited));
     let child = child.map_err(failed("clone a process for the container"))?;
     Ok(Birth { child, channel: ours })
@@ -314,6 +323,27 @@ fn channel() -> Result<(Channel, OwnedFd), LaunchError> {
         .map_err(io::Error::from)
         .map_err(failed("set up a socket pair"))?;
     Ok((Channel { socket: ours }, theirs))
+}
+
+/// While it lives, this process, and each child from its birth on, runs on other processors.
+struct Processors {
+    own: CpuSet,
+}
+
+impl Processors {
+    fn take(wanted: &CpuSet) -> io::Result<Processors> {
+        let this = Pid::from_raw(0);
+        let own = sched_getaffinity(this)?;
+        sched_setaffinity(this, wanted)?;
+        Ok(Processors { own })
+    }
+}
+
+impl Drop for Processors {
+    fn drop(&mut self) {
+        // Fails only if our own processors have been taken from us meanwhile.
+        let _ = sched_setaffinity(Pid::from_raw(0), &self.own);
+    }
 }
 
 /// While it lives, children of this process are born into another pid namespace.

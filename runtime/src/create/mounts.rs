@@ -128,6 +128,8 @@ fn mount_at_once(
         return Err(io::Error::other("not a filesystem"));
     };
     let words = options.iter().map(|(key, value)| match value {
+        // Labels have commas.
+        Some(value) if key == "context" => format!("{key}=\"{value}\""),
         Some(value) => format!("{key}={value}"),
         None => key.clone(),
     });

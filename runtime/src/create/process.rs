@@ -18,8 +18,9 @@ use super::message::{Failure, Message};
 use super::program;
 use super::{home, inside};
 use crate::hooks::HookError;
-use crate::plan::{Capabilities, ProcessPlan, Seccomp};
-use crate::sys::{creds, keyring, process as sys, schedule, seccomp as kernel, tty};
+use crate::lsm;
+use crate::plan::{Capabilities, MemoryPolicy, ProcessPlan, Seccomp};
+use crate::sys::{creds, keyring, numa, process as sys, schedule, seccomp as kernel, tty};
 
 /// Linux' default, for a process that does not say.
 const DEFAULT_UMASK: u32 = 0o022;
@@ -73,6 +74,7 @@ pub(super) fn become_program(
     plan: &ProcessPlan,
     channel: BorrowedFd<'_>,
     inherited: &Inherited,
+    labels: lsm::Opened,
 ) -> Result<Infallible, Failure> {
     enter_keyring(plan).map_err(named("enter the session keyring"))?;
     fault("set the limits")?;
@@ -87,6 +89,9 @@ pub(super) fn become_program(
     }
     if let Some(personality) = plan.confinement.personality {
         sys::set_personality(personality).map_err(named("set the personality"))?;
+    }
+    if let Some(MemoryPolicy { mode, nodes }) = &plan.confinement.memory_policy {
+        numa::set_memory_policy(*mode, nodes).map_err(named("set linux.memoryPolicy"))?;
     }
     fault("give the standard streams to the user")?;
     own_streams(plan).map_err(named("give the standard streams to the user"))?;
@@ -109,6 +114,7 @@ pub(super) fn become_program(
         hooks.run_inside().map_err(hook_failed)?;
     }
     let env = home::environment(plan);
+    labels.write().map_err(named("set the label of the program (AppArmor, SELinux)"))?;
     confine(plan, channel)?;
     Err(program::execute(plan, &env))
 }

@@ -82,13 +82,13 @@ pub fn check_process(process: &Process, at: &str) -> Checked {
         require(once, &format!("{at}.rlimits[{index}].type"), "this limit is listed twice")?;
         seen.push(limit.typ());
     }
-    let named = |value: &Option<String>| value.as_ref().is_some_and(|text| !text.is_empty());
-    let refused = [
-        (named(process.apparmor_profile()), "apparmorProfile"),
-        (named(process.selinux_label()), "selinuxLabel"),
-        (process.exec_cpu_affinity().is_some(), "execCPUAffinity"),
-    ];
-    refused.into_iter().try_for_each(|(present, field)| refuse(present, || format!("{at}.{field}")))
+    for (label, field) in
+        [(process.apparmor_profile(), "apparmorProfile"), (process.selinux_label(), "selinuxLabel")]
+    {
+        let one_line = label.as_ref().is_none_or(|label| !label.contains(['\0', '\n']));
+        require(one_line, &format!("{at}.{field}"), "must be one line")?;
+    }
+    Ok(())
 }
 
 fn check_hooks(spec: &Spec) -> Checked {
@@ -123,14 +123,10 @@ pub(crate) fn check_supervised(spec: &Spec) -> Checked {
 }
 
 fn check_linux(linux: &Linux) -> Checked {
-    let refused = [
-        (linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()), "mountLabel"),
-        (linux.intel_rdt().is_some(), "intelRdt"),
-        (linux.memory_policy().is_some(), "memoryPolicy"),
-    ];
-    for (present, field) in refused {
-        refuse(present, || format!("linux.{field}"))?;
-    }
+    refuse(linux.intel_rdt().is_some(), || "linux.intelRdt".into())?;
+    let label = linux.mount_label().as_ref();
+    let fine = label.is_none_or(|label| !label.contains(['\0', '\n', '"']));
+    require(fine, "linux.mountLabel", "must be one line without quotes")?;
     let flags = linux.personality().as_ref().and_then(|personality| personality.flags().as_ref());
     let none = flags.is_none_or(|flags| flags.is_empty());
     require(none, "linux.personality.flags", "the specification knows none yet")?;
@@ -215,7 +211,8 @@ mod tests {
                 json!({"domain": "LINUX", "flags": ["X"]}),
                 "linux.personality.flags: ",
             ),
-            ("/process/selinuxLabel", json!("x"), "process.selinuxLabel: "),
+            ("/process/selinuxLabel", json!("x\n"), "process.selinuxLabel: "),
+            ("/linux/mountLabel", json!("x\"y"), "linux.mountLabel: "),
             ("/process/cwd", json!("tmp"), "process.cwd: "),
             (
                 "/mounts",

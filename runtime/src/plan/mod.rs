@@ -16,6 +16,7 @@
 mod devices;
 mod mounts;
 mod net;
+mod numbers;
 mod options;
 mod process;
 pub(crate) mod seccomp;
@@ -34,6 +35,7 @@ use crate::wire::Rootfs;
 pub(crate) use devices::{Device, DeviceKind};
 pub(crate) use mounts::{IdMapped, Instead, MountKind, MountPlan};
 pub(crate) use net::NetDevice;
+pub(crate) use numbers::{MEMORY_FLAGS, MEMORY_MODES, MemoryPolicy};
 pub(crate) use options::{Change, MOUNT_OPTIONS};
 pub(crate) use process::{Capabilities, Confinement, Limit, ProcessPlan};
 pub(crate) use seccomp::{Listener, Seccomp};
@@ -189,6 +191,7 @@ pub(crate) fn plan(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Result<Plan, 
     let default = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&default);
     process.confinement = Confinement::of(linux)?;
+    process.labels.mounts = mounts::label(linux).is_some();
     let (unshare, join, cgroup) = namespaces(linux);
     let (users, time) = (users::plan(linux)?, time::plan(linux)?);
     let net_devices = net::plan(linux)?;

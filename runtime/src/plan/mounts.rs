@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Spec};
 
 use super::IdMaps;
 use super::options::{Change, Meaning, meaning};
@@ -80,6 +80,24 @@ impl std::fmt::Display for MountPlan {
     }
 }
 
+/// The SELinux label of the mounts.
+pub(super) fn label(linux: &Linux) -> Option<&str> {
+    linux.mount_label().as_deref().filter(|label| !label.is_empty())
+}
+
+/// Filesystems whose files SELinux labels by other rules.
+const UNLABELED: [&str; 3] = ["proc", "sysfs", "mqueue"];
+
+impl MountPlan {
+    fn label(&mut self, label: &str) {
+        let MountKind::Filesystem { kind, options, .. } = &mut self.kind else { return };
+        let own = options.iter().any(|(key, _)| key == "context");
+        if !own && !UNLABELED.contains(&kind.as_str()) {
+            options.push(("context".into(), Some(label.into())));
+        }
+    }
+}
+
 /// Plans every mount, in the order of config.json.
 pub(super) fn plan(spec: &Spec, bundle: &Path) -> Result<Vec<MountPlan>, ConfigError> {
     let mounts = spec.mounts().iter().flatten().enumerate();
@@ -92,7 +110,11 @@ pub(super) fn plan(spec: &Spec, bundle: &Path) -> Result<Vec<MountPlan>, ConfigE
         None => Some(Instead::Host(host)),
         Some(item) => item.path().as_ref().map(|_| Instead::Stage),
     };
+    let label = spec.linux().as_ref().and_then(label);
     for mount in &mut plans {
+        if let Some(label) = label {
+            mount.label(label);
+        }
         if mount.idmap.as_ref().is_some_and(|ids| ids.maps.is_none()) && !has_users {
             let field = format!("mounts[{}].uidMappings", mount.index);
             let why = "required: the container has no user namespace";

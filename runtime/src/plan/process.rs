@@ -11,8 +11,10 @@ use oci_spec::runtime::{
     LinuxPersonalityDomain, PosixRlimitType, Process,
 };
 
+use super::numbers::{self, Affinity, MemoryPolicy};
 use super::{Listener, Seccomp};
 use crate::hooks::Phase;
+use crate::lsm::Labels;
 use crate::oci::ConfigError;
 use crate::sys::schedule::Scheduling;
 
@@ -37,6 +39,9 @@ pub(crate) struct ProcessPlan {
     pub(crate) scheduler: Option<Scheduling>,
     /// For ioprio_set(2): the class in the upper bits, the level in the lower 13.
     pub(crate) io_priority: Option<u32>,
+    /// For processes that are not a container's first.
+    pub(crate) affinity: Affinity,
+    pub(crate) labels: Labels,
     /// Columns and rows; zeros when unknown.
     pub(crate) terminal: Option<(u16, u16)>,
     /// How many of the caller's descriptors, from number 3 on, the program gets as they are.
@@ -57,6 +62,7 @@ pub(crate) struct Confinement {
     pub(crate) seccomp: Option<Rc<Seccomp>>,
     /// For personality(2).
     pub(crate) personality: Option<u32>,
+    pub(crate) memory_policy: Option<MemoryPolicy>,
 }
 
 impl Confinement {
@@ -71,7 +77,9 @@ impl Confinement {
             LinuxPersonalityDomain::PerLinux => 0,
             LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
         });
-        Ok(Confinement { seccomp: seccomp.map(Rc::new), personality })
+        let memory_policy = linux.memory_policy().as_ref();
+        let memory_policy = memory_policy.map(numbers::memory_policy).transpose()?;
+        Ok(Confinement { seccomp: seccomp.map(Rc::new), personality, memory_policy })
     }
 }
 
@@ -131,6 +139,11 @@ impl ProcessPlan {
         let env = process.env().iter().flatten();
         let search = env.filter_map(|entry| entry.strip_prefix("PATH=")).next_back();
         let terminal = process.terminal() == Some(true);
+        let named = |label: &Option<String>| label.clone().filter(|label| !label.is_empty());
+        let affinity = process.exec_cpu_affinity().as_ref();
+        let affinity = affinity
+            .map(|wanted| numbers::affinity(wanted, &format!("{at}.execCPUAffinity")))
+            .transpose()?;
         Ok(ProcessPlan {
             args: strings(process.args(), "args")?,
             env: last_of_each_name(strings(process.env(), "env")?),
@@ -147,6 +160,12 @@ impl ProcessPlan {
             oom_score_adj: process.oom_score_adj(),
             scheduler: process.scheduler().as_ref().map(scheduling),
             io_priority: process.io_priority().as_ref().map(io_priority),
+            affinity: affinity.unwrap_or_default(),
+            labels: Labels {
+                apparmor: named(process.apparmor_profile()),
+                selinux: named(process.selinux_label()),
+                mounts: false,
+            },
             terminal: terminal.then(|| console_size(process)),
             preserved: 0,
             keyring: None,

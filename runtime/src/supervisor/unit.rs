@@ -90,7 +90,11 @@ impl From<cgroup::CgroupError> for MakeError {
 
 impl From<create::LaunchError> for MakeError {
     fn from(error: create::LaunchError) -> MakeError {
-        MakeError { kind: ErrorKind::Internal, message: error.to_string() }
+        let kind = match error {
+            create::LaunchError::Config(_) => ErrorKind::Invalid,
+            create::LaunchError::Io { .. } => ErrorKind::Internal,
+        };
+        MakeError { kind, message: error.to_string() }
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod fdpass;
 pub(crate) mod keyring;
 pub(crate) mod mount;
 pub(crate) mod net;
+pub(crate) mod numa;
 pub(crate) mod pidfd;
 pub(crate) mod process;
 pub(crate) mod schedule;
