@@ -6,8 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::daemonset::DAEMONSETS;
 use super::deployment::DEPLOYMENTS;
 use super::endpoints::SLICES;
+use super::history::REVISIONS;
 use super::look::PodView;
 use super::replicaset::REPLICASETS;
 use crate::api::{Api, testing};
@@ -120,7 +122,7 @@ impl Cluster {
             }
         });
         if waited.await.is_err() {
-            let objects: Vec<Value> = [DEPLOYMENTS, REPLICASETS, "pods", "namespaces"]
+            let objects: Vec<Value> = [DEPLOYMENTS, REPLICASETS, DAEMONSETS, "pods", "namespaces"]
                 .iter()
                 .flat_map(|r| self.store.list(r, None))
                 .map(|object| object.value())
@@ -294,6 +296,45 @@ async fn a_deployment_lives_through_the_real_api() {
         .until("everything owned is gone", |s| empty(s) && ready_endpoints(s) == 0, |_| ())
         .await;
     cluster.is_quiet().await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_set_lives_through_the_real_api() {
+    let mut cluster = Cluster::start().await;
+    let mut daemon = deployment();
+    daemon["kind"] = json!("DaemonSet");
+    for field in ["replicas", "strategy"] {
+        daemon["spec"].as_object_mut().expect("a spec").remove(field);
+    }
+    cluster.create(DAEMONSETS, daemon).await;
+    let rolled_out = |image: &'static str| {
+        move |s: &Store| {
+            let Some(object) = s.get(DAEMONSETS, "team", "myapp") else { return false };
+            let (value, pods) = (object.value(), pods(s));
+            let status = &value["status"];
+            status["observedGeneration"] == value["metadata"]["generation"]
+                && status["updatedNumberScheduled"] == 1
+                && status["numberAvailable"] == 1
+                && pods.len() == 1
+                && pods[0].node() == "n"
+                && pods[0].object.value()["spec"]["containers"][0]["image"] == image
+        }
+    };
+    cluster.until("one on the node", rolled_out("myapp:1.0"), |_| ()).await;
+    cluster.is_quiet().await;
+    cluster
+        .change(DAEMONSETS, "team", "myapp", None, |d| {
+            d["spec"]["template"]["spec"]["containers"][0]["image"] = json!("myapp:2.0");
+        })
+        .await;
+    cluster.until("the new image", rolled_out("myapp:2.0"), |_| ()).await;
+    cluster.is_quiet().await;
+    assert_eq!(cluster.value(DAEMONSETS, "team", "myapp")["metadata"]["generation"], 2);
+    assert_eq!(cluster.store.list(REVISIONS, Some("team")).len(), 2);
+    cluster.delete(DAEMONSETS, "team", "myapp", None).await;
+    let empty = |s: &Store| pods(s).is_empty() && s.list(REVISIONS, Some("team")).is_empty();
+    cluster.until("everything owned is gone", empty, |_| ()).await;
     cluster.end().await;
 }
 

@@ -6,11 +6,13 @@
 pub mod accounts;
 pub mod aggregation;
 pub mod collector;
+pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
 pub mod events;
 pub mod eventttl;
+mod history;
 pub mod look;
 pub mod namespace;
 pub mod nodeipam;
@@ -20,6 +22,7 @@ pub mod queue;
 pub mod quota;
 pub mod replicaset;
 pub mod runner;
+mod workload;
 
 #[cfg(test)]
 mod integration;
@@ -55,6 +58,7 @@ fn all(ctx: &Ctx) -> Vec<Arc<dyn Controller>> {
     vec![
         Arc::new(deployment::Deployments),
         Arc::new(replicaset::ReplicaSets),
+        Arc::new(daemonset::DaemonSets),
         Arc::new(endpoints::Slices),
         Arc::new(endpoints::Legacy),
         Arc::new(nodeipam::NodeIpam::new(ctx.config.cluster_cidr, ctx.config.node_cidr_mask)),

@@ -131,6 +131,8 @@ pub fn all() -> &'static [Kind] {
         core::secret::KIND,
         core::service_account::KIND,
         core::service::KIND,
+        apps::controller_revision::KIND,
+        apps::daemon_set::KIND,
         apps::deployment::KIND,
         apps::replica_set::KIND,
         coordination::KIND,

@@ -36,7 +36,11 @@ pub(crate) fn check(errors: &mut Errors, path: &Path, workload: Workload<'_>, op
     }
     if spec.active_deadline_seconds.is_some() {
         let place = path.child("spec").child("activeDeadlineSeconds");
-        errors.forbidden(&place, "activeDeadlineSeconds in ReplicaSet is not Supported");
+        let kind = match workload.value["kind"].as_str() {
+            Some(kind) if kind != "Deployment" => kind,
+            _ => "ReplicaSet",
+        };
+        errors.forbidden(&place, &format!("activeDeadlineSeconds in {kind} is not Supported"));
     }
 }
 
@@ -45,10 +49,15 @@ fn selection(errors: &mut Errors, path: &Path, workload: &Workload<'_>, op: Oper
     let (place, selector) = (path.child("selector"), workload.selector);
     let parsed = label_selector(errors, &place, selector);
     let missing = workload.value["spec"]["selector"].is_null();
+    let noun = match workload.value["kind"].as_str() {
+        Some("DaemonSet") => "daemonset",
+        Some("StatefulSet") => "statefulset",
+        _ => "deployment",
+    };
     if missing {
         errors.required(&place, "");
     } else if parsed.as_ref().is_some_and(Selector::is_empty) {
-        errors.invalid(&place, shown(selector), "empty selector is invalid for deployment");
+        errors.invalid(&place, shown(selector), &format!("empty selector is invalid for {noun}"));
     }
     let meta = workload.template.metadata.as_ref();
     let labels = meta.and_then(|m| m.labels.clone()).unwrap_or_default();

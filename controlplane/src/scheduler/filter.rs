@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
+use k8s_openapi::api::core::v1::{
+    Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
+};
 
 use super::need::Need;
 use super::nodes::NodeInfo;
@@ -38,6 +40,21 @@ pub(super) fn fits(need: &Need, node: &NodeInfo) -> bool {
         && has_room(need, node)
         && is_selected(need, node)
         && !need.footprint.ports.iter().any(|port| node.ports.iter().any(|t| t.conflicts(port)))
+}
+
+/// Whether a node is for Pods of `spec`, room aside: `(may start, may stay)`. For controllers that choose
+/// nodes themselves.
+pub(crate) fn suits(spec: &PodSpec, node: &Node) -> (bool, bool) {
+    let (need, node) = (Need::read(spec, None), NodeInfo::read(node));
+    let elsewhere = spec.node_name.as_ref().is_some_and(|n| !n.is_empty() && *n != node.name);
+    if elsewhere || !is_selected(&need, &node) {
+        return (false, false);
+    }
+    let refused = |effects: &[&str]| {
+        let mut taints = node.taints.iter().filter(|t| effects.contains(&t.effect.as_str()));
+        taints.any(|taint| !need.tolerations.iter().any(|t| tolerates(t, taint)))
+    };
+    (!refused(&["NoSchedule", "NoExecute"]), !refused(&["NoExecute"]))
 }
 
 fn tolerates_unschedulable(need: &Need) -> bool {

@@ -14,7 +14,7 @@ mod waiting;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use filter::tolerates;
+pub(crate) use filter::{suits, tolerates};
 
 use std::sync::Arc;
 

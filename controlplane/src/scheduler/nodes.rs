@@ -24,7 +24,7 @@ pub(super) struct NodeInfo {
 }
 
 impl NodeInfo {
-    fn read(node: &Node) -> Self {
+    pub(super) fn read(node: &Node) -> Self {
         let (spec, status) = (node.spec.as_ref(), node.status.as_ref());
         let allocatable = status.and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()));
         Self {

@@ -34,7 +34,10 @@ fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
 
 /// Equal templates have equal hashes, whatever the order of their keys and over restarts. `collisions`
 /// makes another one when the first is taken.
-pub(super) fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
+pub(in crate::controllers) fn template_hash(
+    template: &PodTemplateSpec,
+    collisions: Option<i32>,
+) -> String {
     let mut hash = Fnv32::default();
     let value = serde_json::to_value(without_hash(template)).unwrap_or(Value::Null);
     hash_value(&value, &mut hash);

@@ -12,7 +12,7 @@
 //! touches a Pod.
 
 mod conditions;
-mod hash;
+pub(super) mod hash;
 mod recreate;
 mod revision;
 mod rolling;
@@ -360,7 +360,7 @@ fn with_pods(
 }
 
 /// An integer, or a percentage of `total`.
-fn scaled(value: &IntOrString, total: i32, up: bool) -> i32 {
+pub(super) fn scaled(value: &IntOrString, total: i32, up: bool) -> i32 {
     match value {
         IntOrString::Int(n) => (*n).max(0),
         IntOrString::String(text) => {

@@ -154,7 +154,7 @@ fn strategy(errors: &mut Errors, path: &Path, spec: &DeploymentSpec) {
 }
 
 /// The number or the percentage, None when it is neither.
-fn rolling_value(
+pub(super) fn rolling_value(
     errors: &mut Errors,
     path: &Path,
     value: &Option<IntOrString>,

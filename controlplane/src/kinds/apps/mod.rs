@@ -1,4 +1,6 @@
 //! apps/v1.
 
+pub(super) mod controller_revision;
+pub(super) mod daemon_set;
 pub(super) mod deployment;
 pub(super) mod replica_set;

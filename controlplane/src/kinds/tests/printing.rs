@@ -268,3 +268,15 @@ fn small_kinds() {
         "s | IPv4 | <unset> | <unset> | <unknown>",
     );
 }
+
+#[test]
+fn daemon_sets_and_revisions() {
+    check(
+        "{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: d, creationTimestamp: '2024-01-01T00:00:00Z'}, spec: {selector: {matchLabels: {app: a}}, template: {spec: {nodeSelector: {disk: ssd, zone: z}, containers: [{name: c, image: i}]}}}, status: {desiredNumberScheduled: 5, currentNumberScheduled: 4, numberReady: 3, updatedNumberScheduled: 2, numberAvailable: 1, numberMisscheduled: 0}}",
+        "d | 5 | 4 | 3 | 2 | 1 | disk=ssd,zone=z | 10m | c | i | app=a",
+    );
+    check(
+        "{apiVersion: apps/v1, kind: ControllerRevision, metadata: {name: d-1, creationTimestamp: '2024-01-01T00:00:00Z', ownerReferences: [{apiVersion: apps/v1, kind: DaemonSet, name: d, uid: u, controller: true}]}, data: {}, revision: 3}",
+        "d-1 | daemonset.apps/d | 3 | 10m",
+    );
+}

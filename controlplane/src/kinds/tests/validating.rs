@@ -363,3 +363,34 @@ fn the_error_names_object_and_fields() {
         [causes.clone(), vec![super::Cause { field: "x".into(), ..causes[0].clone() }]].concat();
     assert!(invalid(kind, "myapp", two).message.contains("is invalid: [spec.replicas: "));
 }
+
+#[test]
+fn daemon_set_strategies() {
+    let refused = |strategy: &str| {
+        let text = format!(
+            "{{apiVersion: apps/v1, kind: DaemonSet, metadata: {{name: d, namespace: team}}, spec: {{selector: {{matchLabels: {{app: a}}}}, updateStrategy: {strategy}, template: {{metadata: {{labels: {{app: a}}}}, spec: {{containers: [{{name: c, image: i}}]}}}}}}}}"
+        );
+        lines(&create(&text).1)
+    };
+    assert_eq!(refused("{}"), [""; 0]);
+    assert_eq!(refused("{type: OnDelete}"), [""; 0]);
+    assert_eq!(refused("{rollingUpdate: {maxSurge: 20%, maxUnavailable: 0}}"), [""; 0]);
+    assert_eq!(
+        refused("{rollingUpdate: {maxSurge: 1}}"),
+        [
+            "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero"
+        ]
+    );
+    assert_eq!(
+        refused("{rollingUpdate: {maxUnavailable: 0}}"),
+        [
+            "spec.updateStrategy.rollingUpdate.maxUnavailable: Required value: cannot be 0 when maxSurge is 0"
+        ]
+    );
+    assert_eq!(
+        refused("{type: Recreate}"),
+        [
+            "spec.updateStrategy.type: Unsupported value: \"Recreate\": supported values: \"OnDelete\", \"RollingUpdate\""
+        ]
+    );
+}
