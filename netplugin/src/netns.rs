@@ -109,6 +109,20 @@ pub(crate) fn inside<T: Send>(
     })
 }
 
+/// A TCP socket that belongs to the namespace at `path`, wherever it is used: not connected, not blocking.
+///
+/// # Errors
+/// If the namespace cannot be entered, or the kernel refuses the socket.
+pub fn tcp_socket(path: &Path, v6: bool) -> Result<OwnedFd, Error> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    inside(path, || {
+        socket(family, SockType::Stream, flags, None)
+            .map_err(|errno| failed("make a socket in", path, errno))
+    })
+}
+
 /// A descriptor of the namespace pinned at `path`.
 pub(crate) fn open(path: &Path) -> Result<OwnedFd, Error> {
     File::open(path).map(OwnedFd::from).map_err(Error::file("open network namespace", path))

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -149,6 +149,20 @@ impl Containers for OnNode {
             log_dir: found.log_dir,
             process: found.process,
         })
+    }
+
+    async fn network(&self, namespace: &str, pod: &str) -> Result<Option<PathBuf>, Denial> {
+        let view = self.pods.pod(namespace, pod);
+        let view = view.ok_or_else(|| {
+            Denial::NotFound(format!("pod \"{namespace}/{pod}\" is not on this node"))
+        })?;
+        // Without its own network a Pod must not be taken for one in the host's.
+        match view.netns {
+            None if !view.host_network => {
+                Err(Denial::BadRequest(format!("pod \"{namespace}/{pod}\" is not running")))
+            }
+            netns => Ok(netns),
+        }
     }
 
     async fn pods(&self) -> Vec<Pod> {

@@ -17,8 +17,8 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
-const V5: &str = "v5.channel.k8s.io";
-const V4: &str = "v4.channel.k8s.io";
+pub(super) const V5: &str = "v5.channel.k8s.io";
+pub(super) const V4: &str = "v4.channel.k8s.io";
 
 /// What a client sent.
 #[derive(Debug, PartialEq)]
@@ -40,22 +40,21 @@ struct Size {
     height: u16,
 }
 
-/// The newest protocol that the client offers and we speak, from its `Sec-WebSocket-Protocol` headers.
-pub(super) fn choose<'a>(offers: impl Iterator<Item = &'a str>) -> Option<&'static str> {
-    let offered: Vec<&str> = offers.flat_map(|list| list.split(',')).map(str::trim).collect();
-    [V5, V4].into_iter().find(|ours| offered.contains(ours))
-}
-
 /// Read one binary message.
 pub(super) fn decode(message: &Bytes) -> Input {
     match message.split_first() {
         Some((&STDIN, rest)) if !rest.is_empty() => Input::Stdin(message.slice(1..)),
-        Some((&RESIZE, rest)) => match serde_json::from_slice::<Size>(rest) {
-            Ok(Size { width, height }) => Input::Resize { width, height },
-            Err(_) => Input::Nothing,
-        },
+        Some((&RESIZE, rest)) => size(rest),
         Some((&CLOSE, [STDIN])) => Input::CloseStdin,
         _ => Input::Nothing,
+    }
+}
+
+/// Read a terminal's size.
+pub(super) fn size(json: &[u8]) -> Input {
+    match serde_json::from_slice::<Size>(json) {
+        Ok(Size { width, height }) => Input::Resize { width, height },
+        Err(_) => Input::Nothing,
     }
 }
 
@@ -68,8 +67,8 @@ pub(super) fn encode(channel: u8, data: &[u8]) -> Bytes {
 }
 
 /// The last word: how the process ended.
-pub(super) fn exited(code: i32) -> Bytes {
-    let status = match code {
+pub(super) fn exited(code: i32) -> Value {
+    match code {
         0 => json!({"metadata": {}, "status": "Success"}),
         code => json!({
             "metadata": {},
@@ -78,38 +77,29 @@ pub(super) fn exited(code: i32) -> Bytes {
             "reason": "NonZeroExitCode",
             "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
         }),
-    };
-    last(&status)
+    }
 }
 
 /// The last word: there was no process.
-pub(super) fn failed(message: &str) -> Bytes {
-    last(&json!({
+pub(super) fn failed(message: &str) -> Value {
+    json!({
         "metadata": {},
         "status": "Failure",
         "message": format!("Internal error occurred: error executing command in container: {message}"),
         "reason": "InternalError",
         "details": {"causes": [{"message": message}]},
         "code": 500,
-    }))
+    })
 }
 
-fn last(status: &Value) -> Bytes {
+/// The message that carries the last word.
+pub(super) fn last(status: &Value) -> Bytes {
     encode(ERROR, status.to_string().as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_newest_common_protocol_is_chosen() {
-        let of = |offers: &[&str]| choose(offers.iter().copied());
-        assert_eq!(of(&["v4.channel.k8s.io, v5.channel.k8s.io"]), Some(V5));
-        assert_eq!(of(&["channel.k8s.io", "v4.channel.k8s.io"]), Some(V4));
-        assert_eq!(of(&["channel.k8s.io"]), None);
-        assert_eq!(of(&[]), None);
-    }
 
     #[test]
     fn messages_from_clients() {
@@ -135,16 +125,13 @@ mod tests {
 
     #[test]
     fn the_last_word_is_a_status() {
-        let status = |message: Bytes| -> Value {
-            assert_eq!(message[0], ERROR);
-            serde_json::from_slice(&message[1..]).unwrap()
-        };
-        assert_eq!(status(exited(0))["status"], "Success");
-        let three = status(exited(3));
+        let message = last(&exited(0));
+        assert_eq!(message[0], ERROR);
+        let status: Value = serde_json::from_slice(&message[1..]).unwrap();
+        assert_eq!(status["status"], "Success");
+        let three = exited(3);
         assert_eq!(three["reason"], "NonZeroExitCode");
         assert_eq!(three["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
-        assert!(
-            status(failed("no such file"))["message"].as_str().unwrap().contains("no such file")
-        );
+        assert!(failed("no such file")["message"].as_str().unwrap().contains("no such file"));
     }
 }

@@ -1,4 +1,4 @@
-//! `/exec/…`: one process in a container, its streams in a WebSocket.
+//! `/exec/…`: one process in a container, its streams over WebSocket or SPDY.
 //!
 //! The supervisor starts the process with our pipes (or makes a terminal) and tells its exit code. The directions run
 //! side by side: a process that does not read its stdin must not keep us from reading its stdout.
@@ -9,38 +9,25 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
-use http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
-};
-use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
-use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use kobune_runtime::wire::{self, Client, ExecRequest};
 use oci_spec::runtime::Process;
 use rustix::termios::Winsize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
-use tokio::sync::Mutex;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use super::channels::{self, Input, STDERR, STDOUT};
+use super::channels::{self, Input, STDERR, STDOUT, V4, V5};
+use super::client::{self, Sink, Source, Wanted};
 use super::route::{ExecOptions, Place};
 use super::server::{Answer, denied, text};
+use super::upgrade::{self, Agreed, Io};
 use super::{Containers, Target};
 
 /// How long output is awaited after the process has ended; others may hold its pipes for ever.
 const DRAIN: Duration = Duration::from_secs(2);
 const CHUNK: usize = 32 << 10;
-
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 pub(super) async fn answer<C: Containers>(
     containers: &C,
@@ -54,45 +41,18 @@ pub(super) async fn answer<C: Containers>(
         let message = format!("container not found ({:?})", place.container);
         return Err(text(StatusCode::NOT_FOUND, &message));
     }
-    let (key, protocol) = handshake(request.headers())?;
-    let accept = derive_accept_key(key.as_bytes());
-    let upgrade = hyper::upgrade::on(request);
+    let agreed = upgrade::agree(request.headers(), &[V5, V4], &[V4])?;
+    let (upgrade, answer) = upgrade::switch(request, &agreed)?;
     tokio::spawn(async move {
-        match upgrade.await {
-            Ok(upgraded) => converse(TokioIo::new(upgraded), target, options).await,
-            Err(e) => tracing::debug!("upgrade an exec connection: {e}"),
+        let talked = match upgrade.await {
+            Ok(upgraded) => converse(TokioIo::new(upgraded), agreed, target, options).await,
+            Err(e) => Err(io::Error::other(e)),
+        };
+        if let Err(e) = talked {
+            tracing::debug!("serve an exec connection: {e}");
         }
     });
-    Response::builder()
-        .status(StatusCode::SWITCHING_PROTOCOLS)
-        .header(CONNECTION, "Upgrade")
-        .header(UPGRADE, "websocket")
-        .header(SEC_WEBSOCKET_ACCEPT, accept)
-        .header(SEC_WEBSOCKET_PROTOCOL, protocol)
-        .body(Empty::new().boxed_unsync())
-        .map_err(|e| text(StatusCode::BAD_REQUEST, &e.to_string()))
-}
-
-/// The client's key, and the protocol that both speak.
-#[allow(clippy::result_large_err, reason = "the error is the answer")]
-fn handshake(headers: &HeaderMap) -> Result<(String, &'static str), Answer> {
-    let value = |name| headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok());
-    let upgrade = value(UPGRADE).unwrap_or_default().to_ascii_lowercase();
-    if upgrade.starts_with("spdy") {
-        let message =
-            "SPDY is not supported by this node yet, use WebSocket (kubectl 1.30 or newer)";
-        return Err(text(StatusCode::NOT_IMPLEMENTED, message));
-    }
-    let key = value(SEC_WEBSOCKET_KEY);
-    let (true, Some(key)) = (upgrade == "websocket", key) else {
-        return Err(text(StatusCode::BAD_REQUEST, "exec needs an upgrade to WebSocket"));
-    };
-    let offers = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
-    let protocol = channels::choose(offers).ok_or_else(|| {
-        let message = "exec speaks v5.channel.k8s.io and v4.channel.k8s.io only";
-        text(StatusCode::FORBIDDEN, message)
-    })?;
-    Ok((key.to_owned(), protocol))
+    Ok(answer)
 }
 
 /// A process that runs, with our ends of its streams.
@@ -105,40 +65,28 @@ struct Running {
     session: UnixStream,
 }
 
-async fn converse(io: TokioIo<Upgraded>, target: Target, options: ExecOptions) {
-    let socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
-    let (out, mut inp) = socket.split();
-    let out = Mutex::new(out);
+async fn converse(io: Io, agreed: Agreed, target: Target, options: ExecOptions) -> io::Result<()> {
+    let ExecOptions { stdin, stdout, stderr, tty, .. } = options;
+    let wanted = Wanted { stdin, stdout, stderr, tty };
+    let (mut source, sink) = client::open(io, agreed, wanted).await?;
     let last = match start(target, options).await {
-        Ok(running) => match run(running, &out, &mut inp).await {
-            Some(Ok(code)) => Some(channels::exited(code)),
-            Some(Err(e)) => Some(channels::failed(&e.to_string())),
-            None => None,
+        Ok(running) => match run(running, &sink, &mut source).await {
+            Some(Ok(code)) => channels::exited(code),
+            Some(Err(e)) => channels::failed(&e.to_string()),
+            None => return Ok(()),
         },
-        Err(message) => Some(channels::failed(&message)),
+        Err(message) => channels::failed(&message),
     };
-    let mut out = out.into_inner();
-    if let Some(last) = last {
-        let _ = out.send(Message::Binary(last)).await;
-        // Clients take a Close without a code for a broken connection.
-        let close = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
-        let _ = out.send(Message::Close(Some(close))).await;
-        // The client's own Close, so that nothing of ours is lost to a reset.
-        let _ = tokio::time::timeout(DRAIN, async { while let Some(Ok(_)) = inp.next().await {} })
-            .await;
-    }
+    sink.end(source, &last).await;
+    Ok(())
 }
 
 /// Move bytes until the process has ended; none: the client left first.
-async fn run(
-    running: Running,
-    out: &Mutex<SplitSink<Socket, Message>>,
-    inp: &mut SplitStream<Socket>,
-) -> Option<io::Result<i32>> {
+async fn run(running: Running, sink: &Sink, source: &mut Source) -> Option<io::Result<i32>> {
     let Running { stdin, stdout, stderr, terminal, session } = running;
     let work = async {
         let outputs = async {
-            tokio::join!(copy(stdout, STDOUT, out), copy(stderr, STDERR, out));
+            tokio::join!(copy(stdout, STDOUT, sink), copy(stderr, STDERR, sink));
         };
         tokio::pin!(outputs);
         let exit = exit_code(session);
@@ -153,19 +101,14 @@ async fn run(
     };
     tokio::select! {
         code = work => Some(code),
-        () = listen(inp, stdin, terminal) => None,
+        () = listen(source, stdin, terminal) => None,
     }
 }
 
 /// What the client says, until it leaves.
-async fn listen(
-    inp: &mut SplitStream<Socket>,
-    mut stdin: Option<pipe::Sender>,
-    terminal: Option<OwnedFd>,
-) {
-    while let Some(Ok(message)) = inp.next().await {
-        let Message::Binary(bytes) = message else { continue };
-        match channels::decode(&bytes) {
+async fn listen(source: &mut Source, mut stdin: Option<pipe::Sender>, terminal: Option<OwnedFd>) {
+    while let Some(input) = source.next().await {
+        match input {
             Input::Stdin(data) => {
                 if let Some(pipe) = &mut stdin
                     && pipe.write_all(&data).await.is_err()
@@ -187,13 +130,12 @@ async fn listen(
     }
 }
 
-async fn copy(from: Option<pipe::Receiver>, channel: u8, out: &Mutex<SplitSink<Socket, Message>>) {
+async fn copy(from: Option<pipe::Receiver>, channel: u8, sink: &Sink) {
     let Some(mut from) = from else { return };
     let mut buf = vec![0; CHUNK];
     // A terminal ends with an error (EIO) when its last process has left.
     while let Ok(n @ 1..) = from.read(&mut buf).await {
-        let message = Message::Binary(channels::encode(channel, &buf[..n]));
-        if out.lock().await.send(message).await.is_err() {
+        if sink.write(channel, &buf[..n]).await.is_err() {
             return;
         }
     }
@@ -279,27 +221,6 @@ fn process(target: &Target, options: &ExecOptions) -> Result<Process, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let parse = |(name, value): &(&'static str, &'static str)| {
-            (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
-        };
-        pairs.iter().map(parse).collect()
-    }
-
-    #[test]
-    fn only_websocket_clients_with_a_protocol_of_ours_get_through() {
-        let good = [
-            ("upgrade", "WebSocket"),
-            ("sec-websocket-key", "x"),
-            ("sec-websocket-protocol", "v4.channel.k8s.io"),
-        ];
-        assert_eq!(handshake(&headers(&good)).unwrap().1, "v4.channel.k8s.io");
-        let status = |pairs: &[_]| handshake(&headers(pairs)).unwrap_err().status().as_u16();
-        assert_eq!(status(&[("upgrade", "SPDY/3.1")]), 501);
-        assert_eq!(status(&[]), 400);
-        assert_eq!(status(&good[..2]), 403);
-    }
 
     #[test]
     fn a_terminal_gets_a_type_unless_it_has_one() {

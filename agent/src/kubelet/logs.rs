@@ -87,7 +87,7 @@ fn body(from: mpsc::Receiver<Bytes>) -> Body {
 }
 
 /// Until the supervisor says that this run is over, or is gone itself.
-async fn until_ended(supervisor: &Path, container: &str, attempt: u32) {
+pub(super) async fn until_ended(supervisor: &Path, container: &str, attempt: u32) {
     if let Err(e) = watch(supervisor, container, attempt).await {
         tracing::debug!("watch the end of container {container:?}: {e}");
     }

@@ -1,14 +1,19 @@
-//! The node's own HTTPS server: what the API server asks of the node on behalf of users (logs, exec).
+//! The node's own HTTPS server: what the API server asks of the node on behalf of users (logs, exec, attach, port-forward).
 //!
 //! Owns the listener, who may ask, and the protocols. Never decides anything about Pods: it looks them up through
 //! [`Containers`] and talks to their supervisors.
 
+mod attach;
 mod channels;
+mod client;
 mod exec;
+mod forward;
 mod logs;
 mod route;
 mod server;
+mod spdy;
 mod tls;
+mod upgrade;
 
 use std::path::PathBuf;
 
@@ -27,6 +32,13 @@ pub(crate) trait Containers: Clone + Send + Sync + 'static {
         pod: &str,
         container: Option<&str>,
     ) -> impl Future<Output = Result<Target, Denial>> + Send;
+
+    /// The network namespace of a Pod that runs; none when that is the host's.
+    fn network(
+        &self,
+        namespace: &str,
+        pod: &str,
+    ) -> impl Future<Output = Result<Option<PathBuf>, Denial>> + Send;
 
     /// All Pods of the node.
     fn pods(&self) -> impl Future<Output = Vec<Pod>> + Send;

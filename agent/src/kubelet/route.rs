@@ -18,6 +18,14 @@ pub(super) enum Route {
         place: Place,
         exec: ExecOptions,
     },
+    Attach {
+        place: Place,
+        streams: ExecOptions,
+    },
+    PortForward {
+        namespace: String,
+        pod: String,
+    },
     /// Known, but not served yet.
     Later(&'static str),
 }
@@ -62,8 +70,13 @@ pub(super) fn parse(path: &str, query: &str, now: Timestamp) -> Result<Route, Re
             let place = place(namespace, pod, container)?;
             Ok(Route::Exec { place, exec: exec_options(&Query(query))? })
         }
-        ["attach", ..] => Ok(Route::Later("attach")),
-        ["portForward", ..] => Ok(Route::Later("port-forward")),
+        ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => {
+            let place = place(namespace, pod, container)?;
+            Ok(Route::Attach { place, streams: streams(&Query(query))? })
+        }
+        ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
+            Ok(Route::PortForward { namespace: part(namespace)?, pod: part(pod)? })
+        }
         ["run", ..] => Ok(Route::Later("run")),
         ["stats", ..] | ["metrics", ..] => Ok(Route::Later("metrics")),
         _ => Err(Refusal::NotFound),
@@ -71,23 +84,31 @@ pub(super) fn parse(path: &str, query: &str, now: Timestamp) -> Result<Route, Re
 }
 
 fn place(namespace: &str, pod: &str, container: &str) -> Result<Place, Refusal> {
-    let part = |raw| decode(raw).filter(|text| !text.is_empty()).ok_or(Refusal::NotFound);
     Ok(Place { namespace: part(namespace)?, pod: part(pod)?, container: part(container)? })
 }
 
+fn part(raw: &str) -> Result<String, Refusal> {
+    decode(raw).filter(|text| !text.is_empty()).ok_or(Refusal::NotFound)
+}
+
 fn exec_options(query: &Query<'_>) -> Result<ExecOptions, Refusal> {
+    let command = query.all("command")?;
+    if command.is_empty() {
+        return Err(Refusal::BadRequest("you must specify a command".into()));
+    }
+    Ok(ExecOptions { command, ..streams(query)? })
+}
+
+fn streams(query: &Query<'_>) -> Result<ExecOptions, Refusal> {
     // The API says stdin, the kubelet's own API says input; both are in use.
     let either = |a, b| Ok(query.flag(a)? || query.flag(b)?);
     let exec = ExecOptions {
-        command: query.all("command")?,
+        command: Vec::new(),
         stdin: either("stdin", "input")?,
         stdout: either("stdout", "output")?,
         stderr: either("stderr", "error")?,
         tty: query.flag("tty")?,
     };
-    if exec.command.is_empty() {
-        return Err(Refusal::BadRequest("you must specify a command".into()));
-    }
     if !(exec.stdin || exec.stdout || exec.stderr) {
         return Err(Refusal::BadRequest("you must specify one of stdin, stdout, stderr".into()));
     }
@@ -235,7 +256,10 @@ mod tests {
     fn other_paths() {
         assert_eq!(route("/healthz"), Ok(Route::Healthz));
         assert_eq!(route("/pods/"), Ok(Route::Pods));
-        assert_eq!(route("/portForward/a/b"), Ok(Route::Later("port-forward")));
+        let forward = Route::PortForward { namespace: "a".into(), pod: "b".into() };
+        assert_eq!(route("/portForward/a/b"), Ok(forward));
+        assert!(matches!(route("/attach/a/b/c?stdout=true"), Ok(Route::Attach { .. })));
+        assert!(matches!(route("/attach/a/b/c"), Err(Refusal::BadRequest(_))));
         for path in ["/", "/secrets", "/containerLogs/a/b", "/exec/a//c", "/containerLogs/a/b/c/d"]
         {
             assert_eq!(route(path), Err(Refusal::NotFound), "{path}");

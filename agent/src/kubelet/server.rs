@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::route::{self, Refusal, Route};
-use super::{Containers, Denial, exec, logs, tls};
+use super::{Containers, Denial, attach, exec, forward, logs, tls};
 use crate::cli::Failure;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -124,6 +124,12 @@ async fn answer<C: Containers>(
             logs::answer(containers, &place, previous, options, shutdown).await
         }
         Ok(Route::Exec { place, exec }) => exec::answer(containers, &place, exec, request).await,
+        Ok(Route::Attach { place, streams }) => {
+            attach::answer(containers, &place, streams, request).await
+        }
+        Ok(Route::PortForward { namespace, pod }) => {
+            forward::answer(containers, (&namespace, &pod), request).await
+        }
         Ok(Route::Later(what)) => {
             let message = format!("{what} is not supported by this node yet");
             Err(text(StatusCode::NOT_IMPLEMENTED, &message))

@@ -51,6 +51,10 @@ impl Containers for OnePod {
         }
     }
 
+    async fn network(&self, _: &str, _: &str) -> Result<Option<PathBuf>, Denial> {
+        Ok(None)
+    }
+
     async fn pods(&self) -> Vec<k8s_openapi::api::core::v1::Pod> {
         Vec::new()
     }
@@ -240,7 +244,8 @@ async fn logs_are_those_of_the_run_that_is_asked_for() {
     assert_eq!(server.get(masters, &previous).await, (200, "before\n".into()));
     assert_eq!(server.get(masters, "/containerLogs/ns/other/c").await.0, 404);
     assert_eq!(server.get(masters, &format!("{logs}?tailLines=x")).await.0, 400);
-    assert_eq!(server.get(masters, "/attach/ns/pod/c").await.0, 501);
+    assert_eq!(server.get(masters, "/run/ns/pod/c").await.0, 501);
+    assert_eq!(server.get(masters, "/attach/ns/pod/c?stdout=1").await.0, 400);
 }
 
 #[tokio::test]

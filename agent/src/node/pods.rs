@@ -24,6 +24,8 @@ pub struct PodView {
     pub dirs: PodDirs,
     /// The Pod's network namespace; None in the host's network or without a sandbox.
     pub netns: Option<PathBuf>,
+    /// The Pod is in the host's network.
+    pub host_network: bool,
     pub address: Option<String>,
     /// Main containers first, in the spec's order.
     pub containers: Vec<ContainerView>,
@@ -178,6 +180,7 @@ mod tests {
             uid: uid.into(),
             dirs: PodDirs::new(&roots, "ns", "p", uid).unwrap(),
             netns: None,
+            host_network: false,
             address: None,
             containers: names.iter().map(container).collect(),
         }

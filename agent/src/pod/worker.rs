@@ -339,13 +339,15 @@ impl Worker {
         let both = || state.plan.containers.iter().zip(&state.containers);
         let main = both().filter(|(plan, _)| plan.kind == Kind::Main).map(view);
         let others = both().filter(|(plan, _)| plan.kind != Kind::Main).map(view);
+        let host_network = sandbox::is_host_network(&self.pod);
         let host_ip = || self.context.options.node_ip.to_string();
         let address = state.address.map(|address| address.to_string());
         let view = PodView {
             uid: state.plan.uid.clone(),
             dirs: self.dirs.clone(),
             netns: self.standing.as_ref().and_then(Standing::netns_path),
-            address: if sandbox::is_host_network(&self.pod) { Some(host_ip()) } else { address },
+            host_network,
+            address: if host_network { Some(host_ip()) } else { address },
             containers: main.chain(others).collect(),
         };
         self.context.pods.publish(&state.plan.namespace, &state.plan.name, view);

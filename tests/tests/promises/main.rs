@@ -13,4 +13,5 @@ mod p06_kill;
 mod p08_nothing_left;
 mod p09_mistakes;
 mod pods;
+mod streams;
 mod without_kubectl;
