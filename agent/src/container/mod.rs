@@ -7,6 +7,7 @@ pub mod env;
 pub mod field;
 pub mod mounts;
 pub mod resources;
+pub mod seccomp;
 pub mod security;
 pub mod user;
 
@@ -16,7 +17,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use oci_spec::image::Config as ImageConfig;
 use oci_spec::runtime::{
     Linux, LinuxBuilder, LinuxDevice, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
-    Mount, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    LinuxSeccomp, Mount, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
 };
 
 use self::user::Identity;
@@ -68,6 +69,8 @@ pub struct Input<'a> {
     pub devices: Vec<LinuxDevice>,
     /// Relative to the top of the cgroup tree, with a leading `/`.
     pub cgroup: PathBuf,
+    /// None: every system call.
+    pub seccomp: Option<LinuxSeccomp>,
     pub host: resources::HostSize,
 }
 
@@ -167,6 +170,9 @@ fn linux(input: &Input<'_>) -> Result<Linux, ConfigError> {
         builder = builder
             .masked_paths(security::masked_paths())
             .readonly_paths(security::readonly_paths());
+    }
+    if let Some(profile) = &input.seccomp {
+        builder = builder.seccomp(profile.clone());
     }
     builder.build().map_err(fail)
 }

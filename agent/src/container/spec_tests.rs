@@ -38,6 +38,7 @@ fn build(container: &str, image: &str) -> Result<Value, String> {
         mounts: mounts::all(&container, &files, volumes),
         devices: Vec::new(),
         cgroup: "/kobune/podu/c".into(),
+        seccomp: None,
         host: HostSize { cpu_millis: 1000, memory_bytes: 1 << 30 },
     });
     built.map(|spec| serde_json::to_value(spec).unwrap()).map_err(|error| error.to_string())

@@ -134,7 +134,7 @@ fn pod_fields(spec: &PodSpec, found: &mut Found) {
     let apparmor = profile(context.app_armor_profile.as_ref().map(|profile| &profile.type_));
     found.one_of(&apparmor, &["Unconfined"], path, "appArmorProfile.type");
     let seccomp = profile(context.seccomp_profile.as_ref().map(|profile| &profile.type_));
-    found.one_of(&seccomp, &["Unconfined"], path, "seccompProfile.type");
+    found.one_of(&seccomp, &SECCOMP, path, "seccompProfile.type");
     for (index, sysctl) in context.sysctls.iter().flatten().enumerate() {
         if !is_safe_sysctl(&sysctl.name) {
             found.refuse(
@@ -147,6 +147,9 @@ fn pod_fields(spec: &PodSpec, found: &mut Found) {
         }
     }
 }
+
+/// Profiles that [`crate::container::seccomp`] knows.
+const SECCOMP: [&str; 3] = ["Unconfined", "RuntimeDefault", "Localhost"];
 
 /// Namespaced, and harmless to other Pods: upstream's list.
 fn is_safe_sysctl(name: &str) -> bool {
@@ -288,7 +291,7 @@ fn security_fields(path: &str, context: &SecurityContext, found: &mut Found) {
     let apparmor = context.app_armor_profile.as_ref().map(|profile| profile.type_.clone());
     found.one_of(&apparmor, &["Unconfined"], path, "appArmorProfile.type");
     let seccomp = context.seccomp_profile.as_ref().map(|profile| profile.type_.clone());
-    found.one_of(&seccomp, &["Unconfined"], path, "seccompProfile.type");
+    found.one_of(&seccomp, &SECCOMP, path, "seccompProfile.type");
 }
 
 /// Volume sources that the agent can make; every other field of a volume is refused by its name.

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Service};
 use kobune_runtime::wire::{CreateRequest, ErrorKind, LogConfig, Request, Response, Rootfs};
 use nix::sys::signal::Signal;
+use oci_spec::runtime::LinuxSeccomp;
 use tokio::sync::mpsc;
 
 use super::clock::from_nanos;
@@ -17,6 +18,7 @@ use super::worker::{Msg, reference};
 use super::{decide, sources};
 use crate::container::env::{self, Sources};
 use crate::container::mounts::{self, PodFiles, VolumeBind};
+use crate::container::seccomp::{self, Choice};
 use crate::container::{ConfigError, Input, security, spec, user};
 use crate::events::Note;
 use crate::image::{Image, ImageStore};
@@ -26,6 +28,9 @@ use crate::sandbox::Standing;
 use crate::sandbox::client::{self, SupervisorError};
 use crate::sandbox::files::Files;
 use crate::volume;
+
+/// Seccomp profiles that Pods may name, below the data directory.
+const PROFILES: &str = "seccomp";
 
 /// One container to start.
 pub(super) struct Order {
@@ -256,6 +261,7 @@ fn prepare(
         mounts: mounts::all(container, &pod_files, volumes),
         devices: if privileged { super::rootfs::host_devices() } else { Vec::new() },
         cgroup: cgroup_path(job),
+        seccomp: seccomp_profile(job)?,
         host: job.context.host,
     })?;
     let bundle = dirs.bundle(name, attempt);
@@ -267,6 +273,22 @@ fn prepare(
         .map_err(|error| ConfigError::Create(format!("write {config:?}: {error}")))?;
     make_directory(&dirs.container_logs(name))?;
     Ok(create_request(job, image, bundle))
+}
+
+fn seccomp_profile(job: &Job<'_>) -> Result<Option<LinuxSeccomp>, ConfigError> {
+    match seccomp::choice(job.pod, job.container)? {
+        Choice::Unconfined => Ok(None),
+        Choice::RuntimeDefault => {
+            seccomp::runtime_default(&security::capabilities(job.container)?).map(Some)
+        }
+        Choice::Localhost(name) => {
+            let path = job.context.sandbox.roots.data.join(PROFILES).join(name);
+            let text = fs::read(&path).map_err(|error| {
+                ConfigError::Create(format!("read seccomp profile {path:?}: {error}"))
+            })?;
+            seccomp::parse(&path, &text).map(Some)
+        }
+    }
 }
 
 fn create_request(job: &Job<'_>, image: &Image, bundle: std::path::PathBuf) -> CreateRequest {

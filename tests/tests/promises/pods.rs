@@ -222,3 +222,51 @@ fn a_pod_speaks_to_the_api_as_its_account_and_only_where_it_may() {
     let refused = ask(&outside, &[], &["get", "pods"]).err();
     assert!(refused.contains("Unauthorized") || refused.contains("logged in"), "{refused}");
 }
+
+#[test]
+fn system_calls_are_refused_as_the_profile_says() {
+    let host = Host::with_node("seccomp");
+    let profiles = host.dir.join("data/seccomp/team");
+    fs::create_dir_all(&profiles).expect("make the node's directory of profiles");
+    let profile = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28 }],
+    });
+    fs::write(profiles.join("no-mkdir.json"), profile.to_string()).expect("write a profile");
+    let container = |name: &str, context: Value| {
+        json!({ "name": name, "image": "busybox:1.35", "command": ["sleep", "3600"],
+            "securityContext": context })
+    };
+    let local =
+        |path: &str| json!({ "seccompProfile": { "type": "Localhost", "localhostProfile": path } });
+    let spec = json!({
+        "terminationGracePeriodSeconds": 1,
+        "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
+        "containers": [
+            container("usual", json!({})),
+            container("open", json!({ "seccompProfile": { "type": "Unconfined" } })),
+            container("file", local("team/no-mkdir.json")),
+        ],
+    });
+    host.apply(&pod("confined", &spec)).ok();
+    host.wait_for("pod/confined", "condition=Ready");
+    let sh = |container: &str, script: &str| {
+        host.kubectl(&["exec", "confined", "-c", container, "--", "sh", "-c", script])
+    };
+    // A new user namespace is anybody's to make, unless a filter refuses it.
+    let refused = sh("usual", "mkdir /d && unshare -U true").err();
+    assert!(refused.contains("Operation not permitted"), "{refused}");
+    sh("open", "mkdir /d && unshare -U true").ok();
+    let refused = sh("file", "unshare -U true && mkdir /d").err();
+    assert!(refused.contains("No space left"), "{refused}");
+    // The container itself, not only what is executed in it.
+    let mode = |name: &str| sh(name, "grep Seccomp: /proc/1/status | cut -f 2").ok();
+    assert_eq!((mode("usual").as_str(), mode("open").as_str()), ("2\n", "0\n"));
+
+    let spec = json!({ "containers": [container("app", local("team/none.json"))] });
+    host.apply(&pod("missing", &spec)).ok();
+    let waiting = ".status.containerStatuses[0].state.waiting.reason";
+    host.until_field("pod/missing", waiting, "CreateContainerError");
+    let message = host.field("pod/missing", ".status.containerStatuses[0].state.waiting.message");
+    assert!(message.contains("seccomp/team/none.json"), "{message}");
+}
