@@ -10,6 +10,7 @@ use super::daemonset::DAEMONSETS;
 use super::deployment::DEPLOYMENTS;
 use super::endpoints::SLICES;
 use super::history::REVISIONS;
+use super::job::JOBS;
 use super::look::PodView;
 use super::replicaset::REPLICASETS;
 use crate::api::{Api, testing};
@@ -122,11 +123,12 @@ impl Cluster {
             }
         });
         if waited.await.is_err() {
-            let objects: Vec<Value> = [DEPLOYMENTS, REPLICASETS, DAEMONSETS, "pods", "namespaces"]
-                .iter()
-                .flat_map(|r| self.store.list(r, None))
-                .map(|object| object.value())
-                .collect();
+            let objects: Vec<Value> =
+                [DEPLOYMENTS, REPLICASETS, DAEMONSETS, JOBS, "pods", "namespaces"]
+                    .iter()
+                    .flat_map(|r| self.store.list(r, None))
+                    .map(|object| object.value())
+                    .collect();
             panic!("{what} did not happen: {objects:#?}");
         }
     }
@@ -335,6 +337,62 @@ async fn a_daemon_set_lives_through_the_real_api() {
     cluster.delete(DAEMONSETS, "team", "myapp", None).await;
     let empty = |s: &Store| pods(s).is_empty() && s.list(REVISIONS, Some("team")).is_empty();
     cluster.until("everything owned is gone", empty, |_| ()).await;
+    cluster.end().await;
+}
+
+/// Pods whose containers said what they had to say.
+async fn end_pods(cluster: &Cluster, phase: &str) {
+    for pod in pods(&cluster.store).iter().filter(|pod| pod.is_ready() && pod.is_active()) {
+        cluster
+            .change("pods", "team", &pod.meta().name, Some("status"), |pod| {
+                pod["status"]["phase"] = json!(phase);
+            })
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_lives_through_the_real_api() {
+    let mut cluster = Cluster::start().await;
+    let template =
+        json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}});
+    let job = |name: &str| {
+        json!({
+            "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, "namespace": "team"},
+            "spec": {"completions": 2, "parallelism": 2, "template": template},
+        })
+    };
+    cluster.create(JOBS, job("work")).await;
+    let running = |s: &Store| pods(s).iter().filter(|pod| pod.is_ready()).count() == 2;
+    cluster.until("two run", running, |_| ()).await;
+    cluster.is_quiet().await;
+    let made = cluster.value(JOBS, "team", "work");
+    let uid = made["metadata"]["uid"].clone();
+    assert_eq!(
+        made["spec"]["selector"]["matchLabels"],
+        json!({"batch.kubernetes.io/controller-uid": uid})
+    );
+    assert_eq!(pods(&cluster.store)[0].meta().labels["job-name"], "work");
+    end_pods(&cluster, "Succeeded").await;
+    let complete = |s: &Store| {
+        let status = s.get(JOBS, "team", "work").expect("the job").value()["status"].clone();
+        status["succeeded"] == 2 && !status["completionTime"].is_null()
+    };
+    cluster.until("it is complete", complete, |_| ()).await;
+    cluster.is_quiet().await;
+    cluster.delete(JOBS, "team", "work", None).await;
+    cluster.until("its pods are gone", |s| pods(s).is_empty(), |_| ()).await;
+
+    cluster.create(JOBS, job("killed")).await;
+    cluster.until("two run", running, |_| ()).await;
+    cluster.delete(JOBS, "team", "killed", Some("Foreground")).await;
+    let gone = |s: &Store| pods(s).is_empty() && s.get(JOBS, "team", "killed").is_none();
+    cluster.until("nothing is held", gone, |_| ()).await;
+
+    cluster.create(JOBS, job("left")).await;
+    cluster.until("two run", running, |_| ()).await;
+    cluster.delete(JOBS, "team", "left", None).await;
+    cluster.until("nothing is held for nobody", |s| pods(s).is_empty(), |_| ()).await;
     cluster.end().await;
 }
 

@@ -13,6 +13,7 @@ pub mod endpoints;
 pub mod events;
 pub mod eventttl;
 mod history;
+pub mod job;
 pub mod look;
 pub mod namespace;
 pub mod nodeipam;
@@ -59,6 +60,7 @@ fn all(ctx: &Ctx) -> Vec<Arc<dyn Controller>> {
         Arc::new(deployment::Deployments),
         Arc::new(replicaset::ReplicaSets),
         Arc::new(daemonset::DaemonSets),
+        Arc::new(job::Jobs),
         Arc::new(endpoints::Slices),
         Arc::new(endpoints::Legacy),
         Arc::new(nodeipam::NodeIpam::new(ctx.config.cluster_cidr, ctx.config.node_cidr_mask)),

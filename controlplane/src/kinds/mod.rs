@@ -5,6 +5,7 @@
 //! `prepare` (what the server owns: status, generation, dropped fields) → `validate` → storage.
 
 mod apps;
+mod batch;
 mod coordination;
 mod core;
 mod decode;
@@ -135,6 +136,7 @@ pub fn all() -> &'static [Kind] {
         apps::daemon_set::KIND,
         apps::deployment::KIND,
         apps::replica_set::KIND,
+        batch::job::KIND,
         coordination::KIND,
         discovery::KIND,
         review::LOCAL_ACCESS,

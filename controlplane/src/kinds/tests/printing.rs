@@ -280,3 +280,25 @@ fn daemon_sets_and_revisions() {
         "d-1 | daemonset.apps/d | 3 | 10m",
     );
 }
+
+#[test]
+fn jobs() {
+    let job = |spec: &str, status: &str, expected: &str| {
+        let text = format!(
+            "{{apiVersion: batch/v1, kind: Job, metadata: {{name: j, creationTimestamp: '2024-01-01T00:00:00Z'}}, spec: {{{spec}, selector: {{matchLabels: {{u: x}}}}, template: {{spec: {{containers: [{{name: c, image: i}}]}}}}}}, status: {{{status}}}}}"
+        );
+        check(&text, &format!("j | {expected} | 10m | c | i | u=x"));
+    };
+    job("completions: 2, parallelism: 1", "", "Running | 0/2 | ");
+    job(
+        "parallelism: 3",
+        "succeeded: 1, startTime: '2024-01-01T00:09:00Z'",
+        "Running | 1/1 of 3 | 60s",
+    );
+    job(
+        "completions: 1",
+        "succeeded: 1, startTime: '2024-01-01T00:09:00Z', completionTime: '2024-01-01T00:09:07Z', conditions: [{type: SuccessCriteriaMet, status: 'True'}, {type: Complete, status: 'True'}]",
+        "Complete | 1/1 | 7s",
+    );
+    job("completions: 1", "conditions: [{type: Suspended, status: 'True'}]", "Suspended | 0/1 | ");
+}

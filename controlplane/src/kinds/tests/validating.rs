@@ -394,3 +394,46 @@ fn daemon_set_strategies() {
         ]
     );
 }
+
+#[test]
+fn jobs_refuse_what_would_be_ignored() {
+    let refused = |spec: &str| {
+        let text = format!(
+            "{{apiVersion: batch/v1, kind: Job, metadata: {{name: j, namespace: team, uid: u}}, spec: {{{spec}template: {{spec: {{restartPolicy: Never, containers: [{{name: c, image: i}}]}}}}}}}}"
+        );
+        lines(&create(&text).1)
+    };
+    assert_eq!(refused(""), [""; 0]);
+    let no = "Forbidden: not supported by this control plane";
+    for (field, value) in [
+        ("podFailurePolicy", "{rules: []}"),
+        ("successPolicy", "{rules: []}"),
+        ("backoffLimitPerIndex", "1"),
+        ("maxFailedIndexes", "1"),
+        ("managedBy", "example.com/x"),
+        ("podReplacementPolicy", "Failed"),
+    ] {
+        assert_eq!(refused(&format!("{field}: {value}, ")), [format!("spec.{field}: {no}")]);
+    }
+    assert_eq!(
+        refused("completionMode: Indexed, parallelism: 2, "),
+        ["spec.completions: Required value: when completion mode is Indexed"]
+    );
+    assert_eq!(
+        refused("backoffLimit: -1, "),
+        ["spec.backoffLimit: Invalid value: -1: must be greater than or equal to 0"]
+    );
+    let always = "{apiVersion: batch/v1, kind: Job, metadata: {name: j, namespace: team, uid: u}, spec: {template: {spec: {containers: [{name: c, image: i}]}}}}";
+    assert_eq!(
+        lines(&create(always).1),
+        [
+            "spec.template.spec.restartPolicy: Unsupported value: \"Always\": supported values: \"Never\", \"OnFailure\""
+        ]
+    );
+    let (mut changed, _) = create(always);
+    let old = changed.clone();
+    changed["spec"]["template"]["spec"]["restartPolicy"] = json!("Never");
+    let causes = admit(&mut changed, Operation::Update { old: &old, subresource: "" });
+    assert_eq!(causes[0].field, "spec.template");
+    assert!(causes[0].message.ends_with("field is immutable"), "{causes:?}");
+}

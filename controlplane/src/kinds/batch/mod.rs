@@ -1,0 +1,3 @@
+//! batch/v1.
+
+pub(super) mod job;
