@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod container;
 pub mod demo;
+pub mod dns;
 pub mod events;
 pub mod image;
 pub(crate) mod kubelet;

@@ -27,6 +27,7 @@ pub(crate) async fn run(api: &Api, config: &Config, address: SocketAddr) -> Resu
         create(api, "priorityclasses.scheduling.k8s.io", priority(name, value)).await?;
     }
     create(api, "services", service(config, address.port())).await?;
+    create(api, "services", dns()).await?;
     replace(api, "endpoints", endpoints(address)).await?;
     replace(api, "endpointslices.discovery.k8s.io", slice(address)).await
 }
@@ -83,6 +84,23 @@ fn service(config: &Config, port: u16) -> Value {
         "spec": {
             "type": "ClusterIP", "clusterIP": api_address(&config.service_cidr).to_string(),
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+        },
+    })
+}
+
+/// Its address is reserved for it. It selects nothing: every node answers for itself.
+fn dns() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {
+            "k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS",
+        }},
+        "spec": {
+            "type": "ClusterIP",
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
+            ],
         },
     })
 }

@@ -1,7 +1,7 @@
 //! The node as a whole: registered with the API, its network set up, its Pods run by workers, its Lease renewed.
 //!
 //! ```text
-//! register → wait for podCIDR → host network → watch Services → { pods, lease, status, proxy } until shutdown
+//! register → wait for podCIDR → host network → watch Services → { pods, lease, status, proxy, dns } until shutdown
 //! ```
 //! A node that shuts down leaves its Pods running; [`teardown_all`] is for `kobune down`.
 
@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use self::context::Context;
 pub use self::options::NodeOptions;
 pub use self::pods::{ContainerTarget, Pods, TargetError};
+use crate::dns::{self, SharedZone};
 use crate::events::Recorder;
 use crate::image::ImageStore;
 use crate::pod::clock::Clock;
@@ -146,7 +147,9 @@ async fn start(
     });
     tasks.spawn(report::keep_lease(Arc::clone(&context), shutdown.clone()));
     tasks.spawn(report::keep_status(Arc::clone(&context), facts, shutdown.clone()));
-    tasks.spawn(keep_proxy(Arc::clone(&context), shutdown.clone()));
+    let zone = SharedZone::default();
+    tasks.spawn(dns::run(context.sandbox.network.clone(), Arc::clone(&zone), shutdown.clone()));
+    tasks.spawn(keep_proxy(Arc::clone(&context), zone, shutdown.clone()));
     tasks.spawn(manager::run(Arc::clone(&context), shutdown));
     Ok(Node { context, tasks })
 }
@@ -185,11 +188,12 @@ async fn watch_services(
 }
 
 /// Runs the Service proxy; should it fail, it begins anew: Services are nothing a node can do without.
-async fn keep_proxy(context: Arc<Context>, shutdown: CancellationToken) {
+async fn keep_proxy(context: Arc<Context>, zone: SharedZone, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
         let options = ProxyOptions {
             host: context.sandbox.network.clone(),
             node_name: context.options.node_name.clone(),
+            zone: Arc::clone(&zone),
         };
         let client = context.client.clone();
         if let Err(error) = proxy::run(client, options, shutdown.clone()).await {

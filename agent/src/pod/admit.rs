@@ -99,10 +99,9 @@ fn pod_fields(spec: &PodSpec, found: &mut Found) {
         "spec",
         "ephemeralContainers",
     );
-    found.refuse_if(spec.dns_config.is_some(), "spec", "dnsConfig");
     found.one_of(
         &spec.dns_policy,
-        &["ClusterFirst", "ClusterFirstWithHostNet", "Default"],
+        &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"],
         "spec",
         "dnsPolicy",
     );

@@ -9,6 +9,7 @@ mod mirror;
 mod plan;
 mod warn;
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -25,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 use mirror::Mirror;
 use warn::Announcer;
 
+use crate::dns::SharedZone;
+
 /// Events that one round takes at most; the rest waits for the next one.
 const ROUND: usize = 4096;
 /// How long to wait before trying again what the kernel refused.
@@ -37,6 +40,8 @@ pub struct ProxyOptions {
     pub host: HostConfig,
     /// Reported as the source of events.
     pub node_name: String,
+    /// What DNS knows of the same objects: told of each event, one at a time.
+    pub(crate) zone: SharedZone,
 }
 
 /// Why the proxy stopped.
@@ -80,7 +85,7 @@ async fn drive(
     let slices = changes(Api::all(client.clone()), Change::Slice);
     let rounds = futures::stream::select(services, slices).ready_chunks(ROUND);
     let mut rounds = std::pin::pin!(rounds);
-    let mut world = World::default();
+    let mut world = World { zone: options.zone, ..World::default() };
     let mut announcer = Announcer::new(client, options.node_name);
     loop {
         let retry = async {
@@ -122,14 +127,41 @@ async fn drive(
 struct World {
     services: Mirror<Service>,
     slices: Mirror<EndpointSlice>,
+    zone: SharedZone,
     stale: bool,
 }
 
 impl World {
     fn handle(&mut self, change: Change) -> bool {
+        // A zone is whole between any two events, even if somebody panicked over one.
+        let mut zone = self.zone.write().unwrap_or_else(PoisonError::into_inner);
         match change {
-            Change::Service(event) => self.services.handle(*event),
-            Change::Slice(event) => self.slices.handle(*event),
+            Change::Service(event) => {
+                let whole = matches!(*event, Event::InitDone);
+                match &*event {
+                    Event::Apply(service) => zone.apply_service(service),
+                    Event::Delete(service) => zone.delete_service(service),
+                    _ => {}
+                }
+                let changed = self.services.handle(*event);
+                if let Some(all) = self.services.objects().filter(|_| whole) {
+                    zone.replace_services(all);
+                }
+                changed
+            }
+            Change::Slice(event) => {
+                let whole = matches!(*event, Event::InitDone);
+                match &*event {
+                    Event::Apply(slice) => zone.apply_slice(slice),
+                    Event::Delete(slice) => zone.delete_slice(slice),
+                    _ => {}
+                }
+                let changed = self.slices.handle(*event);
+                if let Some(all) = self.slices.objects().filter(|_| whole) {
+                    zone.replace_slices(all);
+                }
+                changed
+            }
         }
     }
 

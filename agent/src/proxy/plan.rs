@@ -9,6 +9,8 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kobune_netplugin::HostConfig;
 use kobune_netplugin::nft::services::{Backend, Protocol, ServiceTable, VipPort};
 
+use crate::dns;
+
 /// Names the Service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Services (and slices) with one of these belong to somebody else.
@@ -51,7 +53,7 @@ pub(crate) fn plan<'a>(
     for service in services {
         let name = service_name(service);
         let own = slices.get(&name).map(Vec::as_slice).unwrap_or_default();
-        plan_service(service, own, &mut planned);
+        plan_service(service, own, host, &mut planned);
     }
     for backend in planned.table.ports.values_mut().flatten() {
         // A machine without any network announces its API server on the loopback. That is not
@@ -93,7 +95,12 @@ fn service_name(service: &Service) -> Name<'_> {
     )
 }
 
-fn plan_service(service: &Service, slices: &[&EndpointSlice], planned: &mut Planned) {
+fn plan_service(
+    service: &Service,
+    slices: &[&EndpointSlice],
+    host: &HostConfig,
+    planned: &mut Planned,
+) {
     let Some(spec) = &service.spec else { return };
     let foreign = service
         .metadata
@@ -139,10 +146,22 @@ fn plan_service(service: &Service, slices: &[&EndpointSlice], planned: &mut Plan
         };
         let vip = VipPort { address, protocol, port: number };
         let mut backends = backends(spec, port, slices);
+        if backends.is_empty() && is_our_dns(service) {
+            backends.push(Backend { address: host.gateway(), port: dns::PORT });
+        }
         backends.sort_unstable();
         backends.dedup();
         planned.table.ports.insert(vip, backends);
     }
+}
+
+/// Cluster DNS, unless somebody runs their own: then it selects Pods, or has endpoints.
+fn is_our_dns(service: &Service) -> bool {
+    let selects = |service: &Service| {
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        selector.is_some_and(|selector| !selector.is_empty())
+    };
+    service_name(service) == ("kube-system", "kube-dns") && !selects(service)
 }
 
 /// Ready endpoints of one port. Slices carry target ports already resolved, per port name.

@@ -100,7 +100,7 @@ fn options() -> ProxyOptions {
         mtu: None,
         state_dir: "/nowhere".into(),
     };
-    ProxyOptions { host, node_name: "node".into() }
+    ProxyOptions { host, node_name: "node".into(), zone: SharedZone::default() }
 }
 
 /// Last octets of the backends in each table that was written.

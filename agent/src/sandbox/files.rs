@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{HostAlias, Pod};
 
 use super::dirs::DirsError;
+use crate::dns::{HOST_FILE, resolv};
 
 /// The longest name that the kernel takes.
 const MAX_HOSTNAME: usize = 63;
@@ -80,12 +81,13 @@ impl Files {
         }
     }
 
-    /// Cluster DNS is not there yet: every Pod gets a copy of the host's resolver configuration.
+    /// `dns` is the address of cluster DNS.
     pub fn write(
         &self,
         pod: &Pod,
         hostname: &str,
         address: Option<Ipv4Addr>,
+        dns: Ipv4Addr,
     ) -> Result<(), DirsError> {
         if let Some(directory) = self.hosts.parent() {
             fs::create_dir_all(directory).map_err(|source| DirsError::Io {
@@ -102,7 +104,12 @@ impl Files {
         };
         put(&self.hosts, &hosts)?;
         put(&self.hostname, &format!("{hostname}\n"))?;
-        put(&self.resolv_conf, &fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+        let host = fs::read_to_string(HOST_FILE).unwrap_or_default();
+        let (resolv, dropped) = resolv::of_pod(pod, &host, dns);
+        if !dropped.is_empty() {
+            tracing::warn!(?dropped, pod = ?pod.metadata.name, "more for resolv.conf than it may have");
+        }
+        put(&self.resolv_conf, &resolv.to_string())
     }
 }
 

@@ -23,6 +23,7 @@ use self::dirs::{DirsError, PodDirs, PodRecord, Roots};
 use self::files::Files;
 use crate::container::PodNamespaces;
 use crate::container::resources;
+use crate::dns;
 use crate::volume::VolumeError;
 use crate::volume::mount;
 
@@ -126,7 +127,8 @@ fn make(settings: &Settings, pod: &Pod, dirs: &PodDirs) -> Result<Standing, Sand
         }
     };
     record.supervisor_pid = supervisor?;
-    Files::below(&dirs.data).write(pod, &record.hostname, record.address)?;
+    let dns = dns::cluster_address(&settings.network.service_cidr);
+    Files::below(&dirs.data).write(pod, &record.hostname, record.address, dns)?;
     mount::memory(&dirs.shm(), Some(SHM_BYTES), 0o1777)?;
     record.write(&dirs.record())?;
     Ok(Standing { record, dirs: dirs.clone() })
