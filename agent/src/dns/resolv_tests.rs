@@ -1,3 +1,5 @@
+//! Each policy, `dnsConfig`, and what is cut.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -323,7 +323,7 @@ fn attendant<'a>(
     Attendant { process, console, state, hooks, listener, pid: saved.pid }
 }
 
-/// The program runs. A failure ends the container as `delete` does: so runtime.md#lifecycle since 1.2 (before, it was
+/// The program runs. A failure ends the container as `delete` does: so runtime.md#lifecycle since 1.3 (before, it was
 /// only a warning).
 fn run_poststart(saved: &Saved) -> Result<(), CliError> {
     let Some(hooks) = &saved.hooks else { return Ok(()) };
