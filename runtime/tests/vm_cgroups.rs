@@ -294,8 +294,11 @@ fn changes_come_from_files(whose: Whose) {
         let status = bundle.command(&["update", "-r", "-", "ID"]).stdin(file).status().unwrap();
         assert!(status.success());
     }
-    fs::write(&path, "{\"memory\": 5}").unwrap();
-    bundle.bad(&format!("update --resources {} ID", path.display()));
+    if whose != Whose::Crun {
+        // Debian's crun takes a number for an object without memory limits.
+        fs::write(&path, "{\"memory\": 5}").unwrap();
+        bundle.bad(&format!("update --resources {} ID", path.display()));
+    }
     let used: u64 = read(&cgroup, "memory.current").parse().unwrap();
     let low =
         json!({"memory": {"limit": used / 2, "checkBeforeUpdate": true}, "pids": {"limit": 33}});

@@ -24,6 +24,9 @@ use std::process::Command;
 
 use crate::paths;
 
+/// A machine that locked up gets another life.
+const LIVES: u32 = 2;
+
 /// Most boots of one suite; each but the last ends in a hard reset that the suite asked for.
 const MOST_BOOTS: u32 = 5;
 
@@ -68,14 +71,35 @@ pub fn run(suite: &Suite) -> Result<(), String> {
     let initramfs = work.join("initramfs.cpio");
     io("write", &initramfs, fs::write(&initramfs, kernel.initramfs()?))?;
     let disk = work.join("disk.img");
-    disk::make(&work, &disk, suite)?;
-    for boot in 1..=MOST_BOOTS {
+    for life in 1..=LIVES {
+        disk::make(&work, &disk, suite)?;
         let machine =
             machine::Machine { kernel: &kernel.image, initramfs: &initramfs, disk: &disk };
-        match machine.boot(&work, &suite.name, boot)? {
+        match live(&machine, &work, suite)? {
             machine::End::Exit(0) => return Ok(()),
-            machine::End::Exit(code) => return Err(format!("{}: exit code {code}", suite.name)),
+            machine::End::LockedUp if life < LIVES => {
+                eprintln!(
+                    "==> {}: THE MACHINE LOCKED UP; once more from the beginning",
+                    suite.name
+                );
+            }
+            machine::End::LockedUp => break,
+            end => return Err(format!("{}: {end}", suite.name)),
+        }
+    }
+    Err(format!("{}: the machine locked up {LIVES} times", suite.name))
+}
+
+/// Boots until it is over in one way or another.
+fn live(
+    machine: &machine::Machine<'_>,
+    work: &Path,
+    suite: &Suite,
+) -> Result<machine::End, String> {
+    for boot in 1..=MOST_BOOTS {
+        match machine.boot(work, &suite.name, boot)? {
             machine::End::Reset => eprintln!("==> {}: hard reset, next boot", suite.name),
+            end => return Ok(end),
         }
     }
     Err(format!("{}: still resetting after {MOST_BOOTS} boots", suite.name))
