@@ -200,28 +200,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::object::{Object, Resource};
-
-    struct World(Vec<Object>);
-
-    impl Reader for World {
-        fn get(&self, resource: Resource, _: &str, name: &str) -> Option<Arc<Object>> {
-            let found = self.0.iter().find(|o| o.resource == resource && o.meta.name == name)?;
-            Some(Arc::new(Object::from_value(resource, &found.value()).unwrap()))
-        }
-
-        fn list(&self, _: Resource, _: Option<&str>) -> Vec<Arc<Object>> {
-            Vec::new()
-        }
-    }
+    use crate::admission::testing::World;
 
     fn accounts(dir: &Path, pod_uid: &str) -> Accounts {
-        let object = |resource, name: &str, uid: &str| {
-            let value = json!({"metadata": {"name": name, "namespace": "a", "uid": uid}});
-            Object::from_value(resource, &value).unwrap()
-        };
-        let world =
-            World(vec![object("serviceaccounts", "build", "u1"), object("pods", "p", pod_uid)]);
+        let about = |name: &str, uid: &str| json!({"metadata": {"name": name, "namespace": "a", "uid": uid}});
+        let account = ("serviceaccounts", about("build", "u1"));
+        let world = World::of([account, ("pods", about("p", pod_uid))]);
         std::fs::create_dir_all(dir.join("pki")).unwrap();
         Accounts::open(dir, Arc::new(world)).unwrap()
     }

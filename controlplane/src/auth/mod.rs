@@ -1,4 +1,4 @@
-//! Who somebody is: certificates of our own authority, and the token that nodes join with.
+//! Who somebody is: certificates of our own authority, tokens of service accounts, and the token that nodes join with.
 //!
 //! What they may do is decided in `rbac`, with the roles of `policy` to begin with.
 

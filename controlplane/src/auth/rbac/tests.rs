@@ -4,13 +4,17 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::admission::testing::World;
 use crate::object::{Object, Resource};
 
-/// Roles and bindings in a list.
-#[derive(Default)]
-struct World(Vec<Arc<Object>>);
+/// Roles and bindings are put into the list that admission's tests look at, too.
+trait Building: Sized {
+    fn with(self, resource: Resource, value: Value) -> Self;
+    fn cluster_role(self, name: &str, rules: Value) -> Self;
+    fn bind(self, namespace: Option<&str>, role: &str, subject: Value) -> Self;
+}
 
-impl World {
+impl Building for World {
     fn with(mut self, resource: Resource, value: Value) -> Self {
         self.0.push(Arc::new(Object::from_value(resource, &value).unwrap()));
         self
@@ -35,20 +39,6 @@ impl World {
     }
 }
 
-impl Reader for World {
-    fn get(&self, resource: Resource, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        let mut all = self.list(resource, Some(namespace)).into_iter();
-        all.find(|object| object.meta.name == name)
-    }
-
-    fn list(&self, resource: Resource, namespace: Option<&str>) -> Vec<Arc<Object>> {
-        let here = |o: &&Arc<Object>| {
-            o.resource == resource && namespace.is_none_or(|n| o.meta.namespace == n)
-        };
-        self.0.iter().filter(here).cloned().collect()
-    }
-}
-
 fn user(name: &str) -> Value {
     json!({"kind": "User", "name": name, "apiGroup": "rbac.authorization.k8s.io"})
 }
@@ -69,7 +59,7 @@ fn get(
 #[test]
 fn a_tenant_stays_at_home() {
     let world =
-        World::default().cluster_role("reader", pods()).bind(Some("a"), "reader", user("jane"));
+        World::of([]).cluster_role("reader", pods()).bind(Some("a"), "reader", user("jane"));
     let jane = UserInfo::new("jane", &["system:authenticated"]);
     let allowed = |action| allows(&world, &jane, action);
     let reason = allowed(get("a", "pods", "")).unwrap();
@@ -92,7 +82,7 @@ fn a_tenant_stays_at_home() {
 #[test]
 fn accounts_are_found_by_namespace_and_name() {
     let account = json!({"kind": "ServiceAccount", "name": "build", "namespace": "ci"});
-    let world = World::default().cluster_role("reader", pods()).bind(None, "reader", account);
+    let world = World::of([]).cluster_role("reader", pods()).bind(None, "reader", account);
     let of = |name: &str| allows(&world, &UserInfo::new(name, &[]), get("b", "pods", "")).is_some();
     assert!(of("system:serviceaccount:ci:build"));
     assert!(!of("system:serviceaccount:ci:builder"));
@@ -107,7 +97,7 @@ fn names_paths_and_stars() {
         {"verbs": ["update"], "apiGroups": ["*"], "resources": ["*/scale"]},
         {"verbs": ["get"], "nonResourceURLs": ["/healthz", "/logs/*"]},
     ]);
-    let world = World::default().cluster_role("r", rules).bind(None, "r", user("jane"));
+    let world = World::of([]).cluster_role("r", rules).bind(None, "r", user("jane"));
     let jane = UserInfo::new("jane", &[]);
     let resource = |verb, resource, subresource, name| {
         let wanted =
