@@ -7,6 +7,7 @@
 //! (`tests/bench/clock.c`).
 
 mod bundle;
+pub mod hot;
 mod place;
 pub(crate) mod programs;
 mod rounds;

@@ -44,10 +44,22 @@ fn node() -> Result<(), String> {
     call(command.env("KOBUNE_BIN", paths::kobune()))
 }
 
+/// Writes `.cargo/hot-functions`, for the next build.
+pub(super) fn hot() -> Result<(), String> {
+    host::check()?;
+    host::install_peers()?;
+    build_runtime()?;
+    call(suite("bench_runtime").arg("hot_functions_are_listed"))
+}
+
+fn build_runtime() -> Result<(), String> {
+    call(&mut cargo(&["build", "--release", "--locked", "--package", "kobune-runtime"]))
+}
+
 fn runtime() -> Result<(), String> {
     host::install_peers()?;
-    call(&mut cargo(&["build", "--release", "--locked", "--package", "kobune-runtime"]))?;
-    call(&mut suite("bench_runtime"))?;
+    build_runtime()?;
+    call(suite("bench_runtime").arg("the_runtime_beside_its_peers"))?;
     vm::run(&["vm_bench_runtime".to_owned()])
 }
 

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask {test,lint,bench,vm}`.
+//! The project's own commands: `cargo xtask {test,lint,bench,vm,hot}`.
 //!
 //! Owns the order in which tools are called and the summary at the end. Never tests anything
 //! itself: checks live in [`crate::tree`], suites under `tests/tests/`.
@@ -19,6 +19,7 @@ usage: cargo xtask COMMAND
   lint                                 rustfmt, clippy, arrows, licences, file heads
   vm [NAME…]                           run the suites */tests/vm_*.rs in a virtual machine (root)
   bench [node|runtime]                 measure, and print the README's tables of figures (root)
+  hot                                  list what the linker of kobune-runtime shall put together (root)
 ";
 
 /// Runs one command. Exit status: 0 all well, 1 something failed, 2 wrong usage.
@@ -29,6 +30,7 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
         "lint" if rest.is_empty() => Ok(lint::run()),
         "vm" => Ok(vm::run(rest)),
         "bench" => bench::Subject::parse(rest).map(|subjects| bench::run(&subjects)),
+        "hot" if rest.is_empty() => Ok(bench::hot()),
         _ => Err(()),
     };
     match outcome {
