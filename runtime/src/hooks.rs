@@ -183,7 +183,8 @@ fn command(hook: &Hook, cwd: Option<&Path>) -> Command {
     if let Some(cwd) = cwd {
         command.current_dir(cwd);
     }
-    sys::with_default_signals(&mut command);
+    // What our caller has open is for the container's program at most.
+    sys::as_stranger(&mut command);
     command
 }
 

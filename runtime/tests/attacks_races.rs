@@ -1,7 +1,8 @@
 //! Attacks that need a race: a directory of a shared volume and a link to the host change places as fast as they can,
 //! while containers mount below it. Bounded by rounds and by time. Needs root and busybox-static.
 //!
-//! Seen failing with RESOLVE_IN_ROOT taken out of `create/inside.rs`: directories appeared on the host in the first rounds.
+//! Seen failing with RESOLVE_IN_ROOT taken out of `create/inside.rs`: directories and devices appeared on the host in the
+//! first rounds. The console's with its place opened by name, the null device's without a look at what it is.
 
 mod common;
 
@@ -147,53 +148,103 @@ fn mounts_below_a_shared_volume() {
     arena.assert_host_untouched();
 }
 
-/// CVE-2025-52565: the place of /dev/console, swapped while the terminal is set up; and CVE-2025-31133 with a racing /dev/null.
+/// CVE-2025-52565: the place of /dev/console, swapped while the terminal is set up.
 #[test]
-fn the_console_and_the_null_device() {
+fn the_console() {
     let arena = Arena::new();
     let dev = arena.volume().join("x");
-    symlink(arena.directory.path().join("host/file"), arena.volume().join("false")).unwrap();
-    for name in ["console", "null"] {
-        let bundle =
-            Bundle::new(&format!("race-{name}"), &["/bin/sh", "-c", "echo x > /proc/kcore; true"]);
-        let real = dev.join(name);
-        fs::write(&real, "").unwrap();
-        let link = dev.join(format!("{name}-link"));
-        symlink(arena.directory.path().join("host/file"), &link).unwrap();
-        let console = bundle.directory.path().join("console.sock");
-        let listener = std::os::unix::net::UnixListener::bind(&console).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        bundle.configure(|config| {
-            let mounts = mounts(config);
-            mounts.retain(|mount| mount["destination"] != "/dev");
-            mounts.insert(
-                1,
-                json!({"destination": "/dev", "type": "bind", "source": dev, "options": ["bind"]}),
-            );
-            config["process"]["terminal"] = (name == "console").into();
+    let bundle = Bundle::new("race-console", &["/bin/true"]);
+    let (real, link) = (dev.join("console"), dev.join("link"));
+    fs::write(&real, "").unwrap();
+    symlink(arena.directory.path().join("host/file"), &link).unwrap();
+    bundle.configure(|config| {
+        mount_dev(config, &dev);
+        config["process"]["terminal"] = true.into();
+        // There is no null device to hide anything under.
+        config["linux"]["maskedPaths"] = json!([]);
+    });
+    let race = Swapper::new(&real, &link);
+    assert!(with_terminals(&bundle) > 0, "it never ran");
+    drop(race);
+    fs::remove_file(&real).unwrap();
+    fs::remove_file(&link).unwrap();
+    arena.assert_host_untouched();
+}
+
+/// The same one directory higher: /dev of a root that somebody else has, too, becomes a link to the host's directory.
+#[test]
+fn the_directory_of_devices() {
+    let arena = Arena::new();
+    let bundle = Bundle::new("race-dev", &["/bin/true"]);
+    let (real, link) = (bundle.rootfs().join("dev"), bundle.rootfs().join("link"));
+    fs::create_dir_all(real.join("pts")).unwrap();
+    symlink(format!("../../../..{}", arena.directory.path().join("host").display()), &link)
+        .unwrap();
+    bundle.configure(|config| {
+        mounts(config).retain(|mount| {
+            let place = mount["destination"].as_str().unwrap();
+            !place.starts_with("/dev") || place == "/dev/pts"
         });
-        let race = Swapper::new(&real, &link);
-        let end = Instant::now() + TIME / 2;
-        for _ in 0..ROUNDS / 2 {
-            let words = match name {
-                "console" => format!(
-                    "run --detach --console-socket {} --bundle BUNDLE ID",
-                    console.display()
-                ),
-                _ => "run --bundle BUNDLE ID".to_owned(),
-            };
-            let _ = bundle.runtime(&words);
-            while listener.accept().is_ok() {}
-            bundle.good("delete --force ID");
-            if Instant::now() > end {
-                break;
-            }
+        config["process"]["terminal"] = true.into();
+        config["linux"]["maskedPaths"] = json!([]);
+    });
+    let race = Swapper::new(&real, &link);
+    with_terminals(&bundle);
+    drop(race);
+    arena.assert_host_untouched();
+}
+
+fn mount_dev(config: &mut Value, dev: &Path) {
+    let mounts = mounts(config);
+    mounts.retain(|mount| mount["destination"] != "/dev");
+    mounts.insert(
+        1,
+        json!({"destination": "/dev", "type": "bind", "source": dev, "options": ["bind"]}),
+    );
+}
+
+/// Runs the bundle, which has a terminal, as long as the race is on; returns how often it ran.
+fn with_terminals(bundle: &Bundle) -> u32 {
+    let console = bundle.directory.path().join("console.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&console).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let words = format!("run --detach --console-socket {} --bundle BUNDLE ID", console.display());
+    let end = Instant::now() + TIME / 2;
+    let mut fine = 0;
+    for _ in 0..ROUNDS / 2 {
+        fine += u32::from(bundle.runtime(&words).status.success());
+        while listener.accept().is_ok() {}
+        bundle.good("delete --force ID");
+        if Instant::now() > end {
+            break;
         }
-        drop(race);
-        fs::remove_file(&real).unwrap();
-        fs::remove_file(&link).unwrap();
-        arena.assert_host_untouched();
     }
+    fine
+}
+
+/// CVE-2025-31133 with a racing /dev/null: what hides a masked path is the null device or nothing.
+#[test]
+fn the_null_device() {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    let arena = Arena::new();
+    let dev = arena.volume().join("x");
+    let bundle = Bundle::new("race-null", &["/bin/sh", "-c", "echo pwned > /proc/version"]);
+    let (real, link) = (dev.join("null"), dev.join("link"));
+    mknod(&real, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).unwrap();
+    symlink("/host/file", &link).unwrap();
+    bundle.configure(|config| {
+        mount_dev(config, &dev);
+        config["linux"]["maskedPaths"] = json!(["/proc/version"]);
+        let host = arena.directory.path().join("host");
+        mounts(config).push(
+            json!({"destination": "/host", "type": "bind", "source": host, "options": ["bind"]}),
+        );
+    });
+    let race = Swapper::new(&real, &link);
+    let fine = run_often(&bundle, |_| {});
+    drop(race);
+    assert!(fine > 0, "it never ran");
+    arena.assert_host_untouched();
 }
 
 /// Devices and links that are made in a directory that becomes a link to the host's.

@@ -248,11 +248,12 @@ pub(crate) fn set_personality(domain: u32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A child that begins with every signal at its default and none blocked.
-pub(crate) fn with_default_signals(command: &mut std::process::Command) {
+/// A child that begins with every signal at its default and none blocked, and with its standard streams alone.
+pub(crate) fn as_stranger(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
     // SAFETY:
-    // - between fork and exec: `reset_signals` makes system calls on values of its own stack only; it
-    //   neither allocates nor takes a lock.
-    unsafe { command.pre_exec(reset_signals) };
+    // - between fork and exec: `reset_signals` and `cloexec_from` make system calls on values of their own stack only;
+    //   they neither allocate nor take a lock;
+    // - ownership: nothing is closed before exec, so what the library has open until then stays.
+    unsafe { command.pre_exec(|| reset_signals().and_then(|()| cloexec_from(3))) };
 }

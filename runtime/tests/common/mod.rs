@@ -5,6 +5,7 @@
 
 pub mod bundle;
 pub mod engine;
+pub mod host;
 
 use std::collections::BTreeMap;
 use std::fs;
