@@ -329,7 +329,8 @@ impl Api {
         op: Operation<'_>,
     ) -> Result<(Option<tokio::sync::MutexGuard<'_, ()>>, Vec<String>), ApiError> {
         let (kind, namespace, world) = (place.kind, place.namespace, &*self.store);
-        let warnings = admission::check(world, kind, namespace, value, op)?;
+        let mut warnings = kind.strategy.warn(value, op);
+        warnings.extend(admission::check(world, kind, namespace, value, op)?);
         let old = match op {
             Operation::Create => None,
             Operation::Update { old, .. } if old["spec"] != value["spec"] => Some(old),

@@ -1,7 +1,8 @@
 //! ControllerRevisions: the templates that a DaemonSet or StatefulSet has had. Pure.
 //!
 //! A revision holds its owner's template as the patch that brings it back, so `kubectl rollout undo` works
-//! as with upstream. Its label `controller-revision-hash` is also on the Pods made from it.
+//! as with upstream. Its label `controller-revision-hash` is also on the Pods made from it: the hash of the
+//! template for a DaemonSet, the revision's whole name for a StatefulSet.
 
 use std::sync::Arc;
 
@@ -20,8 +21,16 @@ use crate::writer::Change;
 pub(super) const REVISIONS: Resource = "controllerrevisions.apps";
 pub(super) const HASH: &str = "controller-revision-hash";
 
+/// What tells the Pods of a revision.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Label {
+    Hash,
+    Name,
+}
+
 /// The revisions of one owner.
 pub(super) struct History {
+    label: Label,
     owner: Arc<Object>,
     template: PodTemplateSpec,
     /// The template as stored.
@@ -37,8 +46,8 @@ impl History {
     pub(super) fn observe(
         world: &dyn Reader,
         owner: &Arc<Object>,
-        selector: &LabelSelector,
-        template: &PodTemplateSpec,
+        (selector, template): (&LabelSelector, &PodTemplateSpec),
+        label: Label,
     ) -> Self {
         let mut restore = owner.value()["spec"]["template"].take();
         restore["$patch"] = "replace".into();
@@ -60,12 +69,21 @@ impl History {
         let found = old.iter().rposition(|revision| revision.value()["data"] == data);
         let current = found.map(|index| old.remove(index));
         let (owner, template) = (owner.clone(), template.clone());
-        Self { owner, template, data, current, old, orphans }
+        Self { label, owner, template, data, current, old, orphans }
     }
 
     /// The label of the current revision; None before it is noted.
     pub(super) fn hash(&self) -> Option<&str> {
         self.current.as_ref()?.meta.labels.get(HASH).map(String::as_str)
+    }
+
+    /// The template of the revision with this label.
+    pub(super) fn template(&self, label: &str) -> Option<PodTemplateSpec> {
+        let mut all = self.old.iter().chain(&self.current);
+        let found = all.find(|revision| revision.meta.labels.get(HASH).is_some_and(|l| l == label));
+        let mut template = found?.value()["data"]["spec"]["template"].take();
+        template.as_object_mut()?.remove("$patch");
+        serde_json::from_value(template).ok()
     }
 
     /// Notes the template as the newest revision. Decide the rest when that is done.
@@ -87,11 +105,12 @@ impl History {
     fn creation(&self, revision: i64, collisions: Option<i32>) -> Change {
         let hash = template_hash(&self.template, collisions);
         let meta = &self.owner.meta;
+        let name = format!("{}-{hash}", meta.name);
         let labels = self.template.metadata.as_ref().and_then(|m| m.labels.clone());
         let mut labels = json!(labels.unwrap_or_default());
-        labels[HASH] = hash.as_str().into();
+        labels[HASH] = if self.label == Label::Name { &name } else { &hash }.as_str().into();
         let metadata = json!({
-            "name": format!("{}-{hash}", meta.name), "namespace": meta.namespace,
+            "name": name, "namespace": meta.namespace,
             "labels": labels, "ownerReferences": [workload::reference(&self.owner)],
         });
         let object = json!({
@@ -101,13 +120,19 @@ impl History {
         Change::Create { resource: REVISIONS, object }
     }
 
-    /// Deletes the oldest revisions beyond `limit` that no Pod was made from.
-    pub(super) fn clean_up(&self, pods: &[PodView], limit: Option<i32>) -> Vec<Act> {
+    /// Deletes the oldest revisions beyond `limit` that no Pod was made from, nor will be: `kept`.
+    pub(super) fn clean_up(
+        &self,
+        pods: &[PodView],
+        limit: Option<i32>,
+        kept: Option<&str>,
+    ) -> Vec<Act> {
         let limit = usize::try_from(limit.unwrap_or(10)).unwrap_or(0);
         let surplus = self.old.len().saturating_sub(limit);
         let is_live = |revision: &&Arc<Object>| {
             let hash = revision.meta.labels.get(HASH);
-            pods.iter().any(|pod| pod.meta().labels.get(HASH) == hash)
+            hash.is_some_and(|hash| Some(hash.as_str()) == kept)
+                || pods.iter().any(|pod| pod.meta().labels.get(HASH) == hash)
         };
         let dead = self.old.iter().filter(|revision| !is_live(revision));
         dead.take(surplus).map(|revision| look::deletion(revision).into()).collect()

@@ -23,6 +23,7 @@ pub mod queue;
 pub mod quota;
 pub mod replicaset;
 pub mod runner;
+pub mod statefulset;
 mod workload;
 
 #[cfg(test)]
@@ -60,6 +61,7 @@ fn all(ctx: &Ctx) -> Vec<Arc<dyn Controller>> {
         Arc::new(deployment::Deployments),
         Arc::new(replicaset::ReplicaSets),
         Arc::new(daemonset::DaemonSets),
+        Arc::new(statefulset::StatefulSets),
         Arc::new(job::Jobs),
         Arc::new(endpoints::Slices),
         Arc::new(endpoints::Legacy),

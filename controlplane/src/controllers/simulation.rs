@@ -1,9 +1,11 @@
-//! Deployment and ReplicaSet controllers in a simulated cluster: property tests.
+//! Controllers that make Pods in a simulated cluster: property tests.
 //!
 //! Every step is drawn: which controller looks, which earlier decision is written (so that decisions are made
 //! on old views, as in life), which Pod starts, becomes ready, stops or dies, what the user changes. Controllers
 //! are told through events that may be lost or doubled; a lost event is made up for by the resync that a
 //! restart is. The bounds are checked after every single write.
+
+mod stateful;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -11,10 +13,10 @@ use serde_json::{Value, json};
 use super::deployment::{DEPLOYMENTS, Deployments};
 use super::look::PodView;
 use super::outcome::Act;
-use super::replicaset::{REPLICASETS, ReplicaSets};
+use super::replicaset::ReplicaSets;
 use super::runner::{Controller, Seen};
 use super::world::World;
-use crate::object::Key;
+use crate::object::{Key, Resource};
 use crate::reader::Reader;
 
 /// What may happen next; numbers choose among what there is.
@@ -75,6 +77,8 @@ struct Job {
 }
 
 struct Simulation {
+    /// What the user changes; it is called `d`.
+    subject: Resource,
     world: World,
     controllers: Vec<Box<dyn Controller>>,
     waiting: Vec<(usize, Key)>,
@@ -96,9 +100,21 @@ impl Simulation {
                 "template": {"metadata": {"labels": {"app": "d"}}, "spec": {"containers": [{"name": "c", "image": "i:0"}]}},
             },
         });
+        let controllers: Vec<Box<dyn Controller>> =
+            vec![Box::new(Deployments), Box::new(ReplicaSets)];
+        Self::of(DEPLOYMENTS, deployment, controllers, lossy)
+    }
+
+    fn of(
+        subject: Resource,
+        object: Value,
+        controllers: Vec<Box<dyn Controller>>,
+        lossy: usize,
+    ) -> Self {
         Self {
-            world: World::with([(DEPLOYMENTS, deployment)]),
-            controllers: vec![Box::new(Deployments), Box::new(ReplicaSets)],
+            subject,
+            world: World::with([(subject, object)]),
+            controllers,
             waiting: Vec::new(),
             busy: Vec::new(),
             fed: 0,
@@ -137,10 +153,15 @@ impl Simulation {
 
     /// As the runner at its start.
     fn resync(&mut self) {
-        for resource in [DEPLOYMENTS, REPLICASETS, "pods"] {
+        let mut watched: Vec<Resource> =
+            self.controllers.iter().flat_map(|c| c.watches()).collect();
+        watched.sort_unstable();
+        watched.dedup();
+        for resource in watched {
             for object in self.world.list(resource, None) {
                 let seen = Seen { resource, old: None, new: Some(&object) };
-                for (index, controller) in self.controllers.iter().enumerate() {
+                let all = self.controllers.iter().enumerate();
+                for (index, controller) in all.filter(|(_, c)| c.watches().contains(&resource)) {
                     self.waiting.extend(
                         controller.keys(&self.world, seen).into_iter().map(|key| (index, key)),
                     );
@@ -169,7 +190,7 @@ impl Simulation {
                     self.start(&pod.meta().name.clone());
                 }
             }
-            Step::Image(n) => self.world.edit(DEPLOYMENTS, "default", "d", |d| {
+            Step::Image(n) => self.world.edit(self.subject, "default", "d", |d| {
                 d["spec"]["template"]["spec"]["containers"][0]["image"] = json!(format!("i:{n}"));
             }),
             Step::Kill(n) => {
@@ -182,7 +203,7 @@ impl Simulation {
                 }
             }
             Step::Scale(n) => {
-                self.world.edit(DEPLOYMENTS, "default", "d", |d| d["spec"]["replicas"] = json!(n))
+                self.world.edit(self.subject, "default", "d", |d| d["spec"]["replicas"] = json!(n))
             }
             Step::Restart => {
                 self.busy.clear();
@@ -283,7 +304,11 @@ impl Simulation {
         assert_eq!(count("availableReplicas"), replicas);
         assert_eq!(count("unavailableReplicas"), 0);
         assert_eq!(status["observedGeneration"], deployment["metadata"]["generation"]);
-        // Idle means idle: another look at everything writes nothing.
+        self.check_idle();
+    }
+
+    /// Idle means idle: another look at everything writes nothing.
+    fn check_idle(&mut self) {
         let before = self.writes;
         self.resync();
         self.settle();

@@ -1,17 +1,30 @@
 //! What controllers that make Pods share: whose Pods there are, a Pod from a template, slow starts. Pure.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::{Value, json};
 
 use super::look::{self, PodView};
 use super::outcome::{Act, Note, Outcome};
+use super::runner::Seen;
 use crate::object::{Key, Object, Resource};
 use crate::reader::Reader;
 use crate::writer::Change;
 
 /// Most Pods that one reconcile creates or deletes.
 pub(super) const BURST: usize = 500;
+
+/// A Pod that failed is replaced no sooner after it was made: a node that refuses it is not asked all the time.
+pub(super) const FAILED_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long a failed Pod is left before it is replaced.
+pub(super) fn pause(pod: &PodView, now: Timestamp) -> Option<Duration> {
+    let made = look::parse_time(pod.meta().creation_timestamp.as_deref())?;
+    (pod.phase() == "Failed").then(|| look::remaining(made, FAILED_PAUSE, now)).flatten()
+}
 
 /// The Pods around their owner.
 #[derive(Default)]
@@ -39,6 +52,13 @@ impl Pods {
         pods
     }
 
+    /// Only Pods of the right names are ever the owner's.
+    pub(super) fn keep_named(&mut self, is_right: impl Fn(&str) -> bool) {
+        for pods in [&mut self.own, &mut self.orphans] {
+            pods.retain(|pod| is_right(&pod.meta().name));
+        }
+    }
+
     /// Takes orphans in and lets strays go.
     pub(super) fn claims(&self, owner: &Object) -> Vec<Act> {
         let reference = reference(owner);
@@ -49,6 +69,22 @@ impl Pods {
     }
 }
 
+/// Owners that an event of a Pod or revision concerns: whose it was, whose it is, who may take it in.
+pub(super) fn keys(
+    world: &dyn Reader,
+    (resource, kind): (Resource, &str),
+    seen: Seen<'_>,
+    selector: impl Fn(&Object) -> Option<LabelSelector>,
+) -> Vec<Key> {
+    let owner = |owned| owner_key(resource, kind, owned);
+    let mut keys: Vec<Key> = seen.states().filter_map(owner).collect();
+    if let Some(new) = seen.new {
+        keys.extend(matching(world, resource, new, selector));
+    }
+    keys.dedup();
+    keys
+}
+
 /// The key of a Pod's controller, if that is a `kind`.
 pub(super) fn owner_key(resource: Resource, kind: &str, owned: &Object) -> Option<Key> {
     let owner = look::controller_of(&owned.meta).filter(|owner| owner.kind == kind)?;
@@ -56,7 +92,7 @@ pub(super) fn owner_key(resource: Resource, kind: &str, owned: &Object) -> Optio
 }
 
 /// Owners of a resource whose selector matches an object that has no controller.
-pub(super) fn matching(
+fn matching(
     world: &dyn Reader,
     resource: Resource,
     orphan: &Object,

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::field::{Errors, Path};
 use super::{Kind, Operation, names};
+use crate::status::Cause;
 
 /// A kind and the grammar of its names.
 pub(crate) type Named<'k> = (&'k Kind, fn(&str) -> Vec<String>);
@@ -30,6 +31,20 @@ pub(crate) fn check<T: DeserializeOwned>(
             None
         }
     }
+}
+
+/// The frame of a kind's validation: the metadata, then what `rest` finds in the typed view.
+pub(crate) fn validated<T: DeserializeOwned>(
+    named: Named<'_>,
+    value: &Value,
+    op: Operation<'_>,
+    rest: impl FnOnce(&mut Errors, &T),
+) -> Vec<Cause> {
+    let mut errors = Errors::default();
+    if let Some(typed) = check::<T>(&mut errors, named, value, op) {
+        rest(&mut errors, &typed);
+    }
+    errors.into_causes()
 }
 
 fn validate(errors: &mut Errors, (kind, grammar): Named<'_>, value: &Value, op: Operation<'_>) {

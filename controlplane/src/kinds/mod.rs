@@ -22,6 +22,7 @@ mod review;
 mod scheduling;
 mod schema;
 mod selector;
+mod storage;
 mod subresource;
 mod table;
 mod template;
@@ -127,6 +128,8 @@ pub fn all() -> &'static [Kind] {
         core::limit_range::KIND,
         core::namespace::KIND,
         core::node::KIND,
+        core::persistent_volume::KIND,
+        core::persistent_volume_claim::KIND,
         core::pod::KIND,
         core::resource_quota::KIND,
         core::secret::KIND,
@@ -136,6 +139,7 @@ pub fn all() -> &'static [Kind] {
         apps::daemon_set::KIND,
         apps::deployment::KIND,
         apps::replica_set::KIND,
+        apps::stateful_set::KIND,
         batch::job::KIND,
         coordination::KIND,
         discovery::KIND,
@@ -151,6 +155,7 @@ pub fn all() -> &'static [Kind] {
         rbac::ROLE_BINDING,
         policy::KIND,
         scheduling::KIND,
+        storage::class::KIND,
     ];
     ALL
 }
@@ -212,6 +217,11 @@ pub trait Strategy: Send + Sync {
 
     /// Everything wrong with it; empty is good.
     fn validate(&self, _value: &Value, _op: Operation<'_>) -> Vec<Cause> {
+        Vec::new()
+    }
+
+    /// What the writer of a good object should know all the same: fields that nobody here acts on.
+    fn warn(&self, _value: &Value, _op: Operation<'_>) -> Vec<String> {
         Vec::new()
     }
 

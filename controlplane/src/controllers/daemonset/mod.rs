@@ -17,14 +17,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec};
 use k8s_openapi::api::core::v1::{Node, Pod, PodTemplateSpec, Toleration};
 use serde_json::{Value, json};
 
-use super::history::{self, HASH, History, REVISIONS};
+use super::history::{self, HASH, History, Label, REVISIONS};
 use super::look::{self, Availability, PodView};
 use super::outcome::{Act, Outcome};
 use super::runner::{Controller, Seen};
@@ -36,9 +35,6 @@ use crate::status::ApiError;
 use crate::writer::Change;
 
 pub const DAEMONSETS: Resource = "daemonsets.apps";
-
-/// A Pod that failed is replaced no sooner after it was made: a node that refuses it is not asked all the time.
-const FAILED_PAUSE: Duration = Duration::from_secs(10);
 
 /// Taints that never keep a daemon away, with their effect.
 const TOLERATED: [(&str, &str); 6] = [
@@ -69,17 +65,9 @@ impl Controller for DaemonSets {
                 world.list(DAEMONSETS, None).iter().map(|set| set.key()).collect()
             }
             "nodes" => Vec::new(),
-            _ => {
-                let owner = |o| workload::owner_key(DAEMONSETS, "DaemonSet", o);
-                let mut keys: Vec<Key> = seen.states().filter_map(owner).collect();
-                if let Some(new) = seen.new {
-                    keys.extend(workload::matching(world, DAEMONSETS, new, |set| {
-                        Some(set.view::<DaemonSet>().ok()?.spec.as_ref()?.selector.clone())
-                    }));
-                }
-                keys.dedup();
-                keys
-            }
+            _ => workload::keys(world, (DAEMONSETS, "DaemonSet"), seen, |set| {
+                Some(set.view::<DaemonSet>().ok()?.spec.as_ref()?.selector.clone())
+            }),
         }
     }
 
@@ -144,7 +132,8 @@ impl Daemon {
         if look::is_empty_selector(&spec.selector) {
             return None;
         }
-        let history = History::observe(world, &object, &spec.selector, &spec.template);
+        let history =
+            History::observe(world, &object, (&spec.selector, &spec.template), Label::Hash);
         let pods = Pods::observe(world, &object, &spec.selector);
         tolerate(&mut spec.template);
         let mut by_node = by_node(&pods.own);
@@ -176,8 +165,8 @@ impl Daemon {
         let done = step.is_empty() && outcome.is_idle();
         step.apply(self, hash, &mut outcome);
         if done {
-            outcome
-                .together(self.history.clean_up(&self.pods.own, self.spec.revision_history_limit));
+            let limit = self.spec.revision_history_limit;
+            outcome.together(self.history.clean_up(&self.pods.own, limit, None));
         }
         outcome
     }
@@ -211,7 +200,7 @@ impl Daemon {
     ) {
         let mut running = Vec::new();
         for pod in place.pods.iter().filter(|pod| !pod.is_terminating()) {
-            match (pod.is_finished(), self.pause(pod)) {
+            match (pod.is_finished(), workload::pause(pod, self.now)) {
                 (false, _) => running.push(pod),
                 (true, None) => step.delete.push(pod),
                 (true, Some(left)) => outcome.again_after(left),
@@ -235,12 +224,6 @@ impl Daemon {
         {
             step.delete.push(old);
         }
-    }
-
-    /// How long a failed Pod is left before it is replaced.
-    fn pause(&self, pod: &PodView) -> Option<Duration> {
-        let made = look::parse_time(pod.meta().creation_timestamp.as_deref())?;
-        (pod.phase() == "Failed").then(|| look::remaining(made, FAILED_PAUSE, self.now)).flatten()
     }
 
     fn is_available(&self, pod: &PodView) -> bool {

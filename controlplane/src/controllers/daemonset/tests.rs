@@ -204,8 +204,8 @@ fn a_failed_pod_is_replaced_after_a_pause() {
     settle(&mut world);
     assert_eq!(pods(&world)[0].meta().name, name);
     let outcome = DaemonSets.reconcile(&world, &key(), world.now);
-    assert_eq!(outcome.requeue_after, Some(FAILED_PAUSE));
-    world.now += FAILED_PAUSE;
+    assert_eq!(outcome.requeue_after, Some(workload::FAILED_PAUSE));
+    world.now += workload::FAILED_PAUSE;
     settle(&mut world);
     assert_ne!(pods(&world)[0].meta().name, name);
     assert!(pods(&world)[0].is_ready());

@@ -32,6 +32,7 @@ use super::look::{self, Availability, PodView};
 use super::outcome::{Act, Note, Outcome};
 use super::replicaset::REPLICASETS;
 use super::runner::{Controller, Seen};
+use super::workload;
 use crate::object::{Key, Object, Resource};
 use crate::reader::Reader;
 use crate::status::ApiError;
@@ -53,14 +54,9 @@ impl Controller for Deployments {
     fn keys(&self, world: &dyn Reader, seen: Seen<'_>) -> Vec<Key> {
         match seen.resource {
             DEPLOYMENTS => seen.latest().map(Object::key).into_iter().collect(),
-            REPLICASETS => {
-                let mut keys: Vec<Key> = seen.states().filter_map(owner_key).collect();
-                if let Some(set) = seen.new.filter(|set| look::controller_of(&set.meta).is_none()) {
-                    keys.extend(matching(world, set));
-                }
-                keys.dedup();
-                keys
-            }
+            REPLICASETS => workload::keys(world, (DEPLOYMENTS, "Deployment"), seen, |deployment| {
+                Some(deployment.view::<Deployment>().ok()?.spec.as_ref()?.selector.clone())
+            }),
             // Pods speak through their set's status; only room that they free is news of its own.
             _ => {
                 let gone = seen.is_deletion() || seen.new.is_some_and(is_finished);
@@ -98,24 +94,10 @@ fn is_finished(pod: &Object) -> bool {
     matches!(phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
-fn owner_key(set: &Object) -> Option<Key> {
-    let owner = look::controller_of(&set.meta).filter(|owner| owner.kind == "Deployment")?;
-    Some(Key::new(DEPLOYMENTS, &set.meta.namespace, &owner.name))
-}
-
 fn owner_of_pod(world: &dyn Reader, pod: &Object) -> Option<Key> {
-    let owner = look::controller_of(&pod.meta).filter(|owner| owner.kind == "ReplicaSet")?;
-    owner_key(&*world.get(REPLICASETS, &pod.meta.namespace, &owner.name)?)
-}
-
-/// Deployments that may take in an orphaned set.
-fn matching(world: &dyn Reader, set: &Object) -> Vec<Key> {
-    let deployments = world.list(DEPLOYMENTS, Some(&set.meta.namespace));
-    let wants = |deployment: &&Arc<Object>| {
-        let spec = deployment.view::<Deployment>().ok().and_then(|d| d.spec.clone());
-        spec.is_some_and(|spec| look::selects(&spec.selector, &set.meta.labels))
-    };
-    deployments.iter().filter(wants).map(|deployment| deployment.key()).collect()
+    let set = workload::owner_key(REPLICASETS, "ReplicaSet", pod)?;
+    let set = world.get(REPLICASETS, &set.namespace, &set.name)?;
+    workload::owner_key(DEPLOYMENTS, "Deployment", &set)
 }
 
 /// A ReplicaSet of the Deployment and its Pods.

@@ -49,15 +49,9 @@ impl Controller for Jobs {
         if seen.resource == JOBS {
             return seen.latest().map(Object::key).into_iter().collect();
         }
-        let owner = |pod| workload::owner_key(JOBS, "Job", pod);
-        let mut keys: Vec<Key> = seen.states().filter_map(owner).collect();
-        if let Some(pod) = seen.new {
-            keys.extend(workload::matching(world, JOBS, pod, |job| {
-                job.view::<Job>().ok()?.spec.as_ref()?.selector.clone()
-            }));
-        }
-        keys.dedup();
-        keys
+        workload::keys(world, (JOBS, "Job"), seen, |job| {
+            job.view::<Job>().ok()?.spec.as_ref()?.selector.clone()
+        })
     }
 
     fn reconcile(&self, world: &dyn Reader, key: &Key, now: Timestamp) -> Outcome {

@@ -40,12 +40,9 @@ impl Controller for ReplicaSets {
         if seen.resource == REPLICASETS {
             return seen.latest().map(Object::key).into_iter().collect();
         }
-        let mut keys: Vec<Key> = seen.states().filter_map(owner_key).collect();
-        if let Some(pod) = seen.new {
-            keys.extend(matching(world, pod));
-        }
-        keys.dedup();
-        keys
+        workload::keys(world, (REPLICASETS, "ReplicaSet"), seen, |set| {
+            Some(set.view::<ReplicaSet>().ok()?.spec.as_ref()?.selector.clone())
+        })
     }
 
     fn reconcile(&self, world: &dyn Reader, key: &Key, now: Timestamp) -> Outcome {
@@ -71,17 +68,6 @@ impl Controller for ReplicaSets {
         let Some(set) = Set::observe(world, key) else { return Vec::new() };
         status::failure(&set, reason, &error.message, now).into_iter().collect()
     }
-}
-
-fn owner_key(pod: &Object) -> Option<Key> {
-    workload::owner_key(REPLICASETS, "ReplicaSet", pod)
-}
-
-/// Sets that may take in an orphan.
-fn matching(world: &dyn Reader, pod: &Object) -> Vec<Key> {
-    workload::matching(world, REPLICASETS, pod, |set| {
-        Some(set.view::<ReplicaSet>().ok()?.spec.as_ref()?.selector.clone())
-    })
 }
 
 /// A ReplicaSet and the Pods around it.

@@ -154,6 +154,26 @@ fn workloads() {
 }
 
 #[test]
+fn stateful_sets_and_storage() {
+    check(
+        "{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: w}, spec: {replicas: 3, selector: {}, template: {spec: {containers: [{name: x, image: i}]}}}, status: {replicas: 2, readyReplicas: 1}}",
+        "w | 1/3 | <unknown> | x | i",
+    );
+    check(
+        "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: c}, spec: {accessModes: [ReadWriteMany, ReadWriteOnce], volumeName: v, storageClassName: s, volumeMode: Filesystem}, status: {phase: Bound, accessModes: [ReadWriteMany, ReadWriteOnce], capacity: {storage: 1Gi}}}",
+        "c | Bound | v | 1Gi | RWO,RWX | s | <unset> | <unknown> | Filesystem",
+    );
+    check(
+        "{apiVersion: v1, kind: PersistentVolume, metadata: {name: v}, spec: {capacity: {storage: 1Gi}, accessModes: [ReadWriteOncePod], persistentVolumeReclaimPolicy: Retain, claimRef: {namespace: d, name: c}}, status: {phase: Released}}",
+        "v | 1Gi | RWOP | Retain | Released | d/c |  | <unset> |  | <unknown> | <unset>",
+    );
+    check(
+        "{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: s, annotations: {storageclass.kubernetes.io/is-default-class: 'true'}}, provisioner: p, reclaimPolicy: Delete, volumeBindingMode: Immediate}",
+        "s (default) | p | Delete | Immediate | false | <unknown>",
+    );
+}
+
+#[test]
 fn services() {
     let head = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\n";
     for (spec, expected) in [

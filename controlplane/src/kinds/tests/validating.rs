@@ -437,3 +437,194 @@ fn jobs_refuse_what_would_be_ignored() {
     assert_eq!(causes[0].field, "spec.template");
     assert!(causes[0].message.ends_with("field is immutable"), "{causes:?}");
 }
+
+const SET: &str = "
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: web, namespace: d}
+spec:
+  serviceName: nginx
+  selector: {matchLabels: {app: a}}
+  updateStrategy: {type: RollingUpdate, rollingUpdate: {partition: 0}}
+  template:
+    metadata: {labels: {app: a}}
+    spec: {containers: [{name: a, image: i, volumeMounts: [{name: www, mountPath: /v}]}], volumes: [{name: www, emptyDir: {}}]}
+  volumeClaimTemplates:
+  - metadata: {name: www}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+";
+
+#[test]
+fn stateful_sets() {
+    table(
+        SET,
+        &[
+            ("/spec/replicas", json!(2), &[]),
+            (
+                "/spec/podManagementPolicy",
+                json!("Any"),
+                &[
+                    "spec.podManagementPolicy: Invalid value: \"Any\": must be 'OrderedReady' or 'Parallel'",
+                ],
+            ),
+            (
+                "/spec/updateStrategy/type",
+                json!("Any"),
+                &[
+                    "spec.updateStrategy: Invalid value: \"Any\": must be 'RollingUpdate' or 'OnDelete'",
+                ],
+            ),
+            (
+                "/spec/updateStrategy/type",
+                json!("OnDelete"),
+                &[
+                    "spec.updateStrategy.rollingUpdate: Invalid value: \"\": only allowed for updateStrategy 'RollingUpdate'",
+                ],
+            ),
+            (
+                "/spec/updateStrategy/rollingUpdate/partition",
+                json!(-1),
+                &[
+                    "spec.updateStrategy.rollingUpdate.partition: Invalid value: -1: must be greater than or equal to 0",
+                ],
+            ),
+            (
+                "/spec/ordinals",
+                json!({"start": -1}),
+                &["spec.ordinals.start: Invalid value: -1: must be greater than or equal to 0"],
+            ),
+            (
+                "/spec/persistentVolumeClaimRetentionPolicy",
+                json!({"whenScaled": "Keep"}),
+                &[
+                    "spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: \"Keep\": supported values: \"Delete\", \"Retain\"",
+                ],
+            ),
+            (
+                "/spec/selector",
+                json!({"matchLabels": {"app": "b"}}),
+                &[
+                    "spec.template.metadata.labels: Invalid value: map[string]string{\"app\":\"a\"}: `selector` does not match template `labels`",
+                ],
+            ),
+            (
+                "/spec/volumeClaimTemplates/0/spec/accessModes",
+                json!([]),
+                &[
+                    "spec.volumeClaimTemplates[0].spec.accessModes: Required value: at least one access mode is required",
+                ],
+            ),
+            (
+                "/spec/template/spec/restartPolicy",
+                json!("Never"),
+                &[
+                    "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
+                ],
+            ),
+        ],
+    );
+    let (old, causes) = create(SET);
+    assert_eq!(lines(&causes), Vec::<String>::new());
+    for (pointer, value, expected) in [
+        ("/spec/replicas", json!(5), None),
+        ("/spec/template/spec/containers/0/image", json!("j"), None),
+        (
+            "/spec/serviceName",
+            json!("other"),
+            Some(
+                "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+            ),
+        ),
+    ] {
+        let mut new = old.clone();
+        *new.pointer_mut(pointer).expect(pointer) = value;
+        let causes = admit(&mut new, Operation::Update { old: &old, subresource: "" });
+        assert_eq!(lines(&causes), expected.into_iter().collect::<Vec<_>>(), "{pointer}");
+    }
+}
+
+#[test]
+fn claims_and_volumes() {
+    const CLAIM: &str = "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: c, namespace: d}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}";
+    table(
+        CLAIM,
+        &[
+            (
+                "/spec/accessModes",
+                json!(["Any"]),
+                &[
+                    "spec.accessModes: Unsupported value: \"Any\": supported values: \"ReadOnlyMany\", \"ReadWriteMany\", \"ReadWriteOnce\", \"ReadWriteOncePod\"",
+                ],
+            ),
+            ("/spec/resources", json!({}), &["spec.resources.requests[storage]: Required value"]),
+            (
+                "/spec/resources/requests/storage",
+                json!("0"),
+                &[
+                    "spec.resources.requests[storage]: Invalid value: \"0\": must be greater than zero",
+                ],
+            ),
+            (
+                "/spec/dataSource",
+                json!({"kind": "VolumeSnapshot", "name": "s"}),
+                &["spec.dataSource: Forbidden: not supported by this control plane"],
+            ),
+        ],
+    );
+    let (old, _) = create(CLAIM);
+    let change = |pointer: &str, value: Value, bound: bool| {
+        let mut old = old.clone();
+        if bound {
+            old["status"]["phase"] = json!("Bound");
+        }
+        let mut new = old.clone();
+        let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+        new.pointer_mut(parent).expect(pointer)[key] = value;
+        lines(&admit(&mut new, Operation::Update { old: &old, subresource: "" })).len()
+    };
+    assert_eq!(change("/spec/volumeName", json!("v"), false), 0, "the binder fills it in");
+    assert_eq!(change("/spec/storageClassName", json!("fast"), false), 0);
+    assert_eq!(change("/spec/accessModes", json!(["ReadOnlyMany"]), false), 1);
+    assert_eq!(change("/spec/resources/requests/storage", json!("2Gi"), false), 1);
+    assert_eq!(change("/spec/resources/requests/storage", json!("2Gi"), true), 0);
+    assert_eq!(change("/spec/resources/requests/storage", json!("1Mi"), true), 1);
+    const VOLUME: &str = "{apiVersion: v1, kind: PersistentVolume, metadata: {name: v}, spec: {accessModes: [ReadWriteOnce], capacity: {storage: 1Gi}, hostPath: {path: /x}}}";
+    table(
+        VOLUME,
+        &[
+            ("/spec/capacity", json!({}), &["spec.capacity: Required value"]),
+            (
+                "/spec/nfs",
+                json!({"server": "s", "path": "/"}),
+                &["spec.nfs: Forbidden: may not specify more than 1 volume type"],
+            ),
+            (
+                "/spec/hostPath/path",
+                json!("/a/../b"),
+                &["spec.hostPath.path: Invalid value: \"/a/../b\": must not contain '..'"],
+            ),
+            ("/spec/hostPath", Value::Null, &["spec: Required value: must specify a volume type"]),
+            (
+                "/spec/persistentVolumeReclaimPolicy",
+                json!("Recycle"),
+                &[
+                    "spec.persistentVolumeReclaimPolicy: Unsupported value: \"Recycle\": supported values: \"Delete\", \"Retain\"",
+                ],
+            ),
+        ],
+    );
+    const CLASS: &str = "{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: s}, provisioner: a/b}";
+    table(
+        CLASS,
+        &[
+            ("/provisioner", json!(""), &["provisioner: Required value"]),
+            (
+                "/reclaimPolicy",
+                json!("Recycle"),
+                &[
+                    "reclaimPolicy: Unsupported value: \"Recycle\": supported values: \"Delete\", \"Retain\"",
+                ],
+            ),
+        ],
+    );
+}

@@ -4,7 +4,7 @@ mod container;
 mod env;
 mod probes;
 mod resources;
-mod scheduling;
+pub(in crate::kinds::core) mod scheduling;
 mod security;
 pub(in crate::kinds) mod update;
 mod volumes;

@@ -1,7 +1,7 @@
 //! Where a Pod may run: tolerations, affinity, spreading.
 
 use k8s_openapi::api::core::v1::{
-    NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec, Toleration,
+    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec, Toleration,
 };
 
 use crate::kinds::field::{Errors, Path};
@@ -71,13 +71,7 @@ fn affinity(errors: &mut Errors, path: &Path, spec: &PodSpec) {
     if let Some(node) = &affinity.node_affinity {
         let at = path.child("nodeAffinity");
         if let Some(required) = &node.required_during_scheduling_ignored_during_execution {
-            let at = at.child(REQUIRED).child("nodeSelectorTerms");
-            if required.node_selector_terms.is_empty() {
-                errors.required(&at, "must have at least one node selector term");
-            }
-            for (index, one) in required.node_selector_terms.iter().enumerate() {
-                node_term(errors, &at.index(index), one);
-            }
+            node_selector(errors, &at.child(REQUIRED), required);
         }
         let preferred = node.preferred_during_scheduling_ignored_during_execution.iter().flatten();
         for (index, one) in preferred.enumerate() {
@@ -108,6 +102,20 @@ fn affinity(errors: &mut Errors, path: &Path, spec: &PodSpec) {
             weight(errors, &at, one.weight);
             pod_term(errors, &at.child("podAffinityTerm"), &one.pod_affinity_term);
         }
+    }
+}
+
+pub(in crate::kinds::core) fn node_selector(
+    errors: &mut Errors,
+    path: &Path,
+    selector: &NodeSelector,
+) {
+    let at = path.child("nodeSelectorTerms");
+    if selector.node_selector_terms.is_empty() {
+        errors.required(&at, "must have at least one node selector term");
+    }
+    for (index, one) in selector.node_selector_terms.iter().enumerate() {
+        node_term(errors, &at.index(index), one);
     }
 }
 
