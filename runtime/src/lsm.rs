@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, fstatfs, statfs};
+use oci_spec::runtime::Process;
 
 use crate::oci::ConfigError;
 
@@ -43,6 +44,21 @@ pub(crate) struct Labels {
 }
 
 impl Labels {
+    pub(crate) fn of(process: &Process) -> Labels {
+        let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+        let (apparmor, selinux) = (process.apparmor_profile(), process.selinux_label());
+        Labels { apparmor: named(apparmor), selinux: named(selinux), mounts: false }
+    }
+
+    /// For one more process: where it does not say, it is confined as the container's first one.
+    pub(crate) fn or(self, first: &Labels) -> Labels {
+        Labels {
+            apparmor: self.apparmor.or_else(|| first.apparmor.clone()),
+            selinux: self.selinux.or_else(|| first.selinux.clone()),
+            mounts: self.mounts,
+        }
+    }
+
     /// Refuses what this host cannot give.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if self.apparmor.is_some() && !has_apparmor() {
@@ -70,10 +86,10 @@ impl Labels {
                 Err(Errno::ENOENT) => open_attribute("thread-self/attr/exec")?,
                 other => other?,
             };
-            files.push((file, format!("exec {profile}")));
+            files.push((file, Label::Apparmor(profile.clone())));
         }
         if let Some(label) = &self.selinux {
-            files.push((open_attribute("thread-self/attr/exec")?, label.clone()));
+            files.push((open_attribute("thread-self/attr/exec")?, Label::Selinux(label.clone())));
         }
         Ok(Opened { files })
     }
@@ -82,18 +98,51 @@ impl Labels {
 /// Files that take the labels of the next program.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    files: Vec<(OwnedFd, String)>,
+    files: Vec<(OwnedFd, Label)>,
+}
+
+#[derive(Debug)]
+enum Label {
+    Apparmor(String),
+    Selinux(String),
 }
 
 impl Opened {
     pub(crate) fn write(self) -> io::Result<()> {
         self.files.into_iter().try_for_each(|(file, label)| {
-            // In one write: the kernel takes each as a whole label.
-            match fs::File::from(file).write(label.as_bytes())? {
-                length if length == label.len() => Ok(()),
-                _ => Err(io::Error::other("the kernel took a part of the label only")),
-            }
+            label.write(file.into()).map_err(|error| io::Error::other(label.refused(&error)))
         })
+    }
+}
+
+impl Label {
+    /// In one write: the kernel takes each as a whole label.
+    fn write(&self, mut file: fs::File) -> io::Result<()> {
+        let text = match self {
+            Label::Apparmor(profile) => format!("exec {profile}"),
+            Label::Selinux(label) => label.clone(),
+        };
+        match file.write(text.as_bytes())? {
+            length if length == text.len() => Ok(()),
+            _ => Err(io::Error::other("the kernel took a part of it only")),
+        }
+    }
+
+    /// What the kernel's error numbers mean here.
+    fn refused(&self, error: &io::Error) -> String {
+        let reason = crate::sys::process::reason(error);
+        match (self, error.raw_os_error()) {
+            (Label::Apparmor(profile), Some(libc::ENOENT)) => {
+                format!("process.apparmorProfile: {profile:?} is not loaded on this host")
+            }
+            (Label::Apparmor(profile), _) => {
+                format!("process.apparmorProfile: {profile:?}: {reason}")
+            }
+            (Label::Selinux(label), Some(libc::EINVAL)) => {
+                format!("process.selinuxLabel: {label:?} is none of this host's policy")
+            }
+            (Label::Selinux(label), _) => format!("process.selinuxLabel: {label:?}: {reason}"),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::state::{Saved, Status};
 use super::{CliError, Context, create as birth, foreground, message};
 use crate::bounded;
 use crate::create::{self, Bond, Preserved};
+use crate::lsm::Labels;
 use crate::oci;
 use crate::plan::{Confinement, ProcessPlan};
 use crate::shield;
@@ -153,6 +154,9 @@ fn exec(context: &Context, args: &ExecArgs) -> Result<u8, CliError> {
     }
     if let Some(linux) = spec.linux() {
         plan.confinement = Confinement::of(linux)?;
+    }
+    if let Some(first) = spec.process() {
+        plan.labels = plan.labels.or(&Labels::of(first));
     }
     args.preserved.give(&mut plan);
     plan.keyring = create::session_keyring(&saved.id).filter(|_| saved.own_keyring);

@@ -114,7 +114,7 @@ pub(super) fn become_program(
         hooks.run_inside().map_err(hook_failed)?;
     }
     let env = home::environment(plan);
-    labels.write().map_err(named("set the label of the program (AppArmor, SELinux)"))?;
+    labels.write().map_err(named("set the label of the program"))?;
     confine(plan, channel)?;
     Err(program::execute(plan, &env))
 }

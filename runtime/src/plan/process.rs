@@ -139,7 +139,6 @@ impl ProcessPlan {
         let env = process.env().iter().flatten();
         let search = env.filter_map(|entry| entry.strip_prefix("PATH=")).next_back();
         let terminal = process.terminal() == Some(true);
-        let named = |label: &Option<String>| label.clone().filter(|label| !label.is_empty());
         let affinity = process.exec_cpu_affinity().as_ref();
         let affinity = affinity
             .map(|wanted| numbers::affinity(wanted, &format!("{at}.execCPUAffinity")))
@@ -161,11 +160,7 @@ impl ProcessPlan {
             scheduler: process.scheduler().as_ref().map(scheduling),
             io_priority: process.io_priority().as_ref().map(io_priority),
             affinity: affinity.unwrap_or_default(),
-            labels: Labels {
-                apparmor: named(process.apparmor_profile()),
-                selinux: named(process.selinux_label()),
-                mounts: false,
-            },
+            labels: Labels::of(process),
             terminal: terminal.then(|| console_size(process)),
             preserved: 0,
             keyring: None,

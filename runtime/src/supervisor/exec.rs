@@ -56,6 +56,7 @@ impl Supervisor {
         })?;
         plan.keyring = create::session_keyring(&unit.id);
         plan.confinement = unit.confinement.clone();
+        plan.labels = plan.labels.or(&unit.labels);
         plan.lenient_limits = true;
         let init = (init.pid, init.pidfd.as_fd());
         create::enter_at(&plan, Bond::Mortal, init, &unit.cgroup, streams)

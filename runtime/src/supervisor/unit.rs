@@ -13,6 +13,7 @@ use super::split::{Splitter, Stream};
 use super::time;
 use crate::cgroup;
 use crate::create::{self, Birth, Bond, Channel};
+use crate::lsm::Labels;
 use crate::oci;
 use crate::plan::{self, Confinement};
 use crate::wire::{CreateRequest, ErrorKind};
@@ -34,6 +35,7 @@ pub(super) struct Unit {
     log: Option<LogFile>,
     /// Of its later processes, too.
     pub(super) confinement: Confinement,
+    pub(super) labels: Labels,
 }
 
 #[derive(Debug)]
@@ -160,8 +162,8 @@ impl Unit {
         let init =
             Init { pid: child.pid, pidfd: child.pidfd, channel: Some(channel), ready: false };
         let (name, id) = (request.container.clone(), request.id.clone());
-        let confinement = plan.process.confinement.clone();
-        Ok(Unit { name, id, cgroup, init: Some(init), sources, log, confinement })
+        let (confinement, labels) = (plan.process.confinement.clone(), plan.process.labels.clone());
+        Ok(Unit { name, id, cgroup, init: Some(init), sources, log, confinement, labels })
     }
 
     /// The container has a terminal: what its master shows goes into the log as stdout.

@@ -89,7 +89,7 @@ fn fill_for_tests(root: &Path) -> Result<(), String> {
     if let Some(kubectl) = paths::kubectl() {
         copy(&real_kubectl(&kubectl), &programs.join("kubectl"))?;
     }
-    for name in ["ip", "nft", "crun", "runc"] {
+    for name in ["ip", "nft", "crun", "runc", "apparmor_parser"] {
         copy_with_libraries(name, root)?;
     }
     let examples = root.join("kobune/examples");

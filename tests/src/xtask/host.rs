@@ -23,6 +23,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("conmon", "conmon"),
     ("containerd", "containerd"),
     ("script", "bsdutils"),
+    ("apparmor_parser", "apparmor"),
 ];
 
 /// What the runtime is measured beside, and what compiles the measuring programs.
