@@ -7,8 +7,9 @@
 //! - `stop:<name>`: whoever comes to that point renames itself to `fault-stop` and waits for its end;
 //! - `error:<name>`: that point fails.
 //!
-//! Names begin with `runtime: ` or `child: ` for the two processes. A supervisor, whose environment is empty, reads the
-//! same words from the file that [`configure`] was given, each time anew.
+//! Names begin with `runtime: ` or `child: ` for the two processes, and with `stage: ` for one in between. A supervisor, whose environment is empty, reads the
+//! same words from the file that [`configure`] was given, each time anew; a process that it makes, which soon does not see
+//! that file any more, once.
 
 use std::fmt::Display;
 use std::io;
@@ -29,26 +30,41 @@ pub(crate) fn in_child() {}
 
 #[cfg(not(debug_assertions))]
 #[inline(always)]
+pub(crate) fn in_stage() {}
+
+#[cfg(not(debug_assertions))]
+#[inline(always)]
 pub(crate) fn configure(_: std::path::PathBuf) {}
 
 #[cfg(debug_assertions)]
-pub(crate) use debug::{configure, in_child, point};
+pub(crate) use debug::{configure, in_child, in_stage, point};
 
 #[cfg(debug_assertions)]
 mod debug {
     use std::io::Write;
     use std::path::PathBuf;
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::{Display, STOPPED, io};
 
-    static IN_CHILD: AtomicBool = AtomicBool::new(false);
+    const ROLES: [&str; 3] = ["runtime", "stage", "child"];
+
+    static ROLE: AtomicUsize = AtomicUsize::new(0);
     static FILE: OnceLock<PathBuf> = OnceLock::new();
+    static WORDS: OnceLock<Option<String>> = OnceLock::new();
 
     /// This process is the new one from now on.
     pub(crate) fn in_child() {
-        IN_CHILD.store(true, Ordering::Relaxed);
+        ROLE.store(2, Ordering::Relaxed);
+        if FILE.get().is_some() {
+            let _ = WORDS.set(words());
+        }
+    }
+
+    /// This process is the one that enters namespaces for the new one.
+    pub(crate) fn in_stage() {
+        ROLE.store(1, Ordering::Relaxed);
     }
 
     /// Takes the words from this file instead of the environment.
@@ -56,15 +72,17 @@ mod debug {
         let _ = FILE.set(file);
     }
 
-    /// The step `name` is about to be done.
-    pub(crate) fn point(name: impl Display) -> io::Result<()> {
-        let wanted = match FILE.get() {
+    fn words() -> Option<String> {
+        match FILE.get() {
             Some(file) => std::fs::read_to_string(file).ok(),
             None => std::env::var("KOBUNE_FAULT").ok(),
-        };
-        let Some(wanted) = wanted else { return Ok(()) };
-        let role = if IN_CHILD.load(Ordering::Relaxed) { "child" } else { "runtime" };
-        let name = format!("{role}: {name}");
+        }
+    }
+
+    /// The step `name` is about to be done.
+    pub(crate) fn point(name: impl Display) -> io::Result<()> {
+        let Some(wanted) = WORDS.get().cloned().unwrap_or_else(words) else { return Ok(()) };
+        let name = format!("{}: {name}", ROLES[ROLE.load(Ordering::Relaxed)]);
         match wanted.trim_end().split_once(':') {
             None if wanted.trim_end() == "trace" => {
                 // One write: two processes share the stream.

@@ -28,6 +28,7 @@ use nix::unistd::Pid;
 use oci_spec::runtime::{Hook, Hooks};
 use serde::Serialize;
 
+use crate::fault;
 use crate::plan::{Plan, Step};
 use crate::sys::{pidfd, process as sys};
 
@@ -144,7 +145,9 @@ impl Phase {
     }
 
     fn one(&self, index: usize, hook: &Hook) -> Result<(), HookError> {
-        execute(hook, &self.state, self.cwd.as_deref()).map_err(|reason| {
+        let point = fault::point(format_args!("run hooks.{}[{index}]", self.name));
+        let done = point.map_err(|error| sys::reason(&error));
+        done.and_then(|()| execute(hook, &self.state, self.cwd.as_deref())).map_err(|reason| {
             let path = hook.path().clone();
             HookError { phase: self.name, index, path, reason }
         })

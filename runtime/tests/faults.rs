@@ -7,48 +7,35 @@
 //! nothing to remove in the first place; and who makes the container again is told what to do.
 //!
 //! Seen failing: without the note of the cgroup before the first process, the runtime killed at "save the state" left that
-//! process; with the closed channel taken for "ready", `create` of a killed child succeeded.
+//! process; with the closed channel taken for "ready", `create` of a killed child succeeded; with the cgroup not removed after an
+//! error, it was there. That namespaces are counted a living container shows each time.
 
 mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
 
 use common::bundle::Bundle;
-use serde_json::json;
-
-const DEADLINE: Duration = Duration::from_secs(20);
+use common::fault::{Victim, is_stopped, kill, until};
+use common::users::UserNamespace;
+use serde_json::{Value, json};
 
 /// The commands of one life.
 const LIFE: [&str; 3] = ["create --bundle BUNDLE ID", "start ID", "delete --force ID"];
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Victim {
-    Runtime,
-    Child,
-    Both,
-}
+/// From here on, in such a life, there is a container.
+const MADE: &str = "runtime: connect to the start socket";
 
 struct Case {
     bundle: Bundle,
     cgroup: PathBuf,
     /// Processes of containers that were seen.
     pids: BTreeSet<i32>,
-}
-
-/// Polls: nothing tells when another process changes its name or ends, but a deadline does.
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < end, "{what}: not within {DEADLINE:?}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    /// Where the commands run, if not beside us.
+    users: Option<UserNamespace>,
 }
 
 impl Case {
@@ -63,19 +50,31 @@ impl Case {
                 json!([{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 64}]);
         });
         let cgroup = kobune_runtime::cgroup::detect().unwrap().path(&bundle.id);
-        Case { bundle, cgroup, pids: BTreeSet::new() }
+        Case { bundle, cgroup, pids: BTreeSet::new(), users: None }
     }
 
     fn spawn(&self, words: &str, fault: &str) -> Child {
-        let words: Vec<_> = words.split_whitespace().collect();
         // Appended to: a container that is created writes there while it is started.
         let file = |name: &str| {
             let path = self.bundle.directory.path().join(name);
             fs::File::options().append(true).create(true).open(path).unwrap()
         };
-        let mut command = self.bundle.command(&words);
+        let mut command = self.command(words);
         command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
         command.env("KOBUNE_FAULT", fault).spawn().unwrap()
+    }
+
+    fn command(&self, words: &str) -> Command {
+        let command = self.bundle.command(&words.split_whitespace().collect::<Vec<_>>());
+        match &self.users {
+            Some(users) => users.wrap(&command),
+            None => command,
+        }
+    }
+
+    fn good(&self, words: &str) {
+        let status = self.spawn(words, "").wait().unwrap();
+        assert!(status.success(), "{words}: {}", self.stderr());
     }
 
     fn forget_stderr(&self) {
@@ -125,20 +124,11 @@ impl Case {
             });
         }
         for entry in fs::read_dir(self.bundle.directory.path()).unwrap().flatten() {
-            let known = ["rootfs", "state", "config.json", "stdout", "stderr"];
+            let known = ["rootfs", "state", "config.json", "stdout", "stderr", "console.sock"];
             let name = entry.file_name();
             assert!(known.iter().any(|k| name == *k), "{when}: {name:?} was not there before");
         }
     }
-}
-
-fn is_stopped(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "fault-stop\n")
-}
-
-fn kill(pid: i32) {
-    let _ =
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
 }
 
 /// All points of the commands, in the order in which they are passed.
@@ -148,13 +138,7 @@ fn points(case: &Case, commands: &[&str]) -> Vec<String> {
         let status = case.spawn(words, "trace").wait().unwrap();
         assert!(status.success(), "{words}: {}", case.stderr());
     }
-    let text = case.stderr();
-    let mut found: Vec<String> = Vec::new();
-    for line in text.lines().filter_map(|line| line.strip_prefix("fault point: ")) {
-        if !found.iter().any(|name| name == line) {
-            found.push(line.to_owned());
-        }
-    }
+    let found = common::fault::points(&case.stderr());
     assert!(found.len() > 15, "a release build? {found:?}");
     found
 }
@@ -188,8 +172,9 @@ fn interrupt(case: &mut Case, commands: &[&str], point: &str, victim: Victim) ->
         }
         kill(runtime);
         command.wait().unwrap();
-        make_again(case, &when);
-        case.bundle.good("delete --force ID");
+        let create = commands.iter().find(|words| words.starts_with("create"));
+        make_again(case, create.unwrap_or(&LIFE[0]), &when);
+        case.good("delete --force ID");
         case.assert_nothing_left(&when);
         return true;
     }
@@ -197,11 +182,12 @@ fn interrupt(case: &mut Case, commands: &[&str], point: &str, victim: Victim) ->
 }
 
 /// A second `create` works, or says what to do.
-fn make_again(case: &mut Case, when: &str) {
-    let output = case.bundle.runtime("create --bundle BUNDLE ID");
-    let error = String::from_utf8_lossy(&output.stderr);
+fn make_again(case: &mut Case, create: &str, when: &str) {
+    case.forget_stderr();
+    let status = case.spawn(create, "").wait().unwrap();
+    let error = case.stderr();
     let told = error.contains("delete --force") || error.contains("already exists");
-    assert!(output.status.success() || told, "{when}: create again: {error}");
+    assert!(status.success() || told, "{when}: create again: {error}");
     case.processes();
 }
 
@@ -219,12 +205,15 @@ fn fail(case: &mut Case, commands: &[&str], point: &str, made: bool) {
             if !made && !words.starts_with("delete") {
                 case.assert_nothing_left(&when);
             }
-            case.bundle.good("delete --force ID");
+            case.good("delete --force ID");
             case.assert_nothing_left(&when);
             return;
         }
     }
-    panic!("{when}: all commands succeeded");
+    // What comes when everything is gone is a warning.
+    assert!(point.contains("hooks.poststop"), "{when}: all commands succeeded");
+    assert!(case.stderr().contains("fault at"), "{when}: {}", case.stderr());
+    case.assert_nothing_left(&when);
 }
 
 /// From the point `made` on there is a container; an error before leaves nothing of it.
@@ -244,7 +233,106 @@ fn create_start_and_delete_at_every_step() {
     let mut case = Case::new("fault-life");
     let points = points(&case, &LIFE);
     case.assert_nothing_left("a whole life");
-    try_all(&mut case, &points, &LIFE, "runtime: connect to the start socket");
+    try_all(&mut case, &points, &LIFE, MADE);
+}
+
+/// Points that a plain life does not have.
+fn more_points(case: &mut Case, commands: &[&str]) -> Vec<String> {
+    let plain = Case::new(&format!("{}-plain", case.bundle.id));
+    let known = points(&plain, &LIFE);
+    let mut all = points(case, commands);
+    case.assert_nothing_left("a whole life");
+    all.retain(|point| !known.contains(point) || point == MADE);
+    all
+}
+
+#[test]
+fn hooks_at_every_step() {
+    let mut case = Case::new("fault-hooks");
+    case.bundle.configure(|config| {
+        for phase in [
+            "prestart",
+            "createRuntime",
+            "createContainer",
+            "startContainer",
+            "poststart",
+            "poststop",
+        ] {
+            let path = if phase == "startContainer" { "/bin/true" } else { "/usr/bin/true" };
+            config["hooks"][phase] = json!([{"path": path}]);
+        }
+    });
+    let points = more_points(&mut case, &LIFE);
+    assert_eq!(points.iter().filter(|point| point.contains("run hooks.")).count(), 6, "{points:?}");
+    try_all(&mut case, &points, &LIFE, MADE);
+}
+
+/// Somebody takes the terminals, and holds them.
+fn console(case: &Case) -> String {
+    let path = case.bundle.directory.path().join("console.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || listener.incoming().map_while(Result::ok).collect::<Vec<_>>());
+    format!("create --console-socket {} --bundle BUNDLE ID", path.display())
+}
+
+#[test]
+fn terminals_at_every_step() {
+    let mut case = Case::new("fault-terminal");
+    case.bundle.configure(|config| config["process"]["terminal"] = true.into());
+    let create = console(&case);
+    let commands = [&*create, LIFE[1], LIFE[2]];
+    let points = more_points(&mut case, &commands);
+    assert!(points.contains(&"runtime: pass on the terminal".to_owned()), "{points:?}");
+    try_all(&mut case, &points, &commands, MADE);
+}
+
+/// A process between the runtime and the container's first: there are namespaces to enter and users to map.
+#[test]
+fn entering_namespaces_at_every_step() {
+    let mut holder = Command::new("unshare").args(["--net", "/bin/sleep", "1000"]).spawn().unwrap();
+    let network = format!("/proc/{}/ns/net", holder.id());
+    let own = fs::read_link("/proc/self/ns/net").unwrap();
+    until("the other network", || {
+        fs::read_link(&network).is_ok_and(|other| other != own).then_some(())
+    });
+    let mut case = Case::new("fault-stage");
+    case.bundle.configure(|config| {
+        config["linux"]["sysctl"] = Value::Null;
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        namespaces.extend([json!({"type": "network", "path": network}), json!({"type": "user"})]);
+        let ids = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+        config["linux"]["uidMappings"] = ids.clone();
+        config["linux"]["gidMappings"] = ids;
+    });
+    let points = more_points(&mut case, &LIFE);
+    assert!(points.iter().filter(|point| point.starts_with("stage: ")).count() > 2, "{points:?}");
+    try_all(&mut case, &points, &LIFE, MADE);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
+/// The kernel counts the namespaces that are made in a user namespace.
+#[test]
+fn no_namespace_is_left() {
+    let mut case = Case::new("fault-namespaces");
+    case.users = Some(UserNamespace::new());
+    case.bundle.configure(|config| {
+        // Which devices a cgroup may use only the host's root decides.
+        config["linux"]["resources"] = json!({"devices": [{"allow": true, "access": "rwm"}]});
+    });
+    let left = |case: &Case| case.users.as_ref().unwrap().left();
+    assert!(left(&case).is_empty());
+    case.good(LIFE[0]);
+    assert_eq!(left(&case), ["mnt", "pid", "net", "ipc", "uts", "cgroup"], "of a container");
+    case.good("delete --force ID");
+    for point in &points(&case, &LIFE) {
+        for victim in [Victim::Runtime, Victim::Child, Victim::Both] {
+            assert!(interrupt(&mut case, &LIFE, point, victim), "{point:?} was never reached");
+        }
+    }
+    // They go a moment after their last process.
+    until("the end of all namespaces", || left(&case).is_empty().then_some(()));
 }
 
 /// In the foreground it removes the container itself; killed, it leaves what `delete --force` finds.
@@ -262,9 +350,9 @@ fn exec_at_every_step() {
     let mut case = Case::new("fault-exec");
     let all = [LIFE[0], LIFE[1], "exec ID /bin/true"];
     let before = points(&case, &all[..2]);
-    case.bundle.good("delete --force ID");
+    case.good("delete --force ID");
     let mut points = points(&case, &all);
-    case.bundle.good("delete --force ID");
+    case.good("delete --force ID");
     // Those of creation have their own test; what both processes pass stops the container's.
     points.retain(|point| !before.contains(point));
     assert!(!points.is_empty());

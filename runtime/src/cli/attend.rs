@@ -11,6 +11,7 @@ use serde_json::json;
 use super::console::Console;
 use super::{CliError, message};
 use crate::create::{Channel, Message};
+use crate::fault;
 use crate::hooks::{self, State};
 use crate::plan::Listener;
 use crate::sys::{fdpass, pidfd};
@@ -75,6 +76,7 @@ impl Attendant<'_> {
 
     /// To whoever decides about the system calls (config-linux.md#containerprocessstate).
     fn pass_on(&self, number: i32) -> Result<(), CliError> {
+        fault::point("pass on the seccomp listener").map_err(CliError::io("pass it on"))?;
         let take = CliError::io("take the seccomp listener from the new process");
         let descriptor = pidfd::take_descriptor(self.process, number).map_err(take)?;
         let Some(Listener { path, metadata }) = self.listener else { return Ok(()) };

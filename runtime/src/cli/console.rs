@@ -12,6 +12,7 @@ use nix::poll::PollFlags;
 use nix::sys::termios::{self, SetArg, Termios};
 
 use super::{CliError, message};
+use crate::fault;
 use crate::plan::ProcessPlan;
 use crate::sys::{fdpass, process as sys, tty};
 
@@ -71,7 +72,8 @@ impl Console {
 }
 
 fn hand_over(master: &OwnedFd, path: &Path) -> Result<(), CliError> {
-    UnixStream::connect(path)
+    fault::point("pass on the terminal")
+        .and_then(|()| UnixStream::connect(path))
         .and_then(|socket| fdpass::send_all(&socket, b"/dev/ptmx", &[master.as_fd()]))
         .map_err(CliError::io(format!("send the terminal to console socket {path:?}")))
 }

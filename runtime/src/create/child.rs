@@ -352,6 +352,7 @@ fn open_root() -> io::Result<OwnedFd> {
 
 /// The pty's inner side becomes the standard streams, its master goes to the parent.
 fn return_terminal(channel: BorrowedFd<'_>, pty: &process::Terminal) -> Result<Done, Failure> {
+    fault("hand over the terminal")?;
     tell(channel, &Message::Terminal, &[pty.master.as_fd()])?;
     Ok(pty.become_streams())
 }

@@ -188,15 +188,18 @@ fn settle(
         let joined = plan.join.iter().find(|join| join.kind == libc::CLONE_NEWNET);
         let of_child = || format!("/proc/{}/ns/net", child.pid).into();
         let path = joined.map_or_else(of_child, |join| join.path.clone());
+        fault("give the network devices")?;
         let target = File::open(&path).map_err(failed(format!("open {path:?}")))?;
         net::give(&plan.net_devices, &target)?;
     }
     let Some(maps) = &plan.users else { return Ok(()) };
+    fault("map the ids of the first process")?;
     users::settle(plan, maps, child, streams)?;
     if sources.wait_for_users() {
         let users = users::of(child).map_err(failed("open the user namespace"))?;
         sources.map_ids(users.as_fd())?;
     }
+    fault("tell the first process its ids")?;
     fdpass::send_all(&channel.socket, message::MAPPED, &[])
         .map_err(failed("tell the new process its ids"))
 }
@@ -225,6 +228,10 @@ fn beget(
     };
     let child = clone::spawn(plan.unshare, cgroup, || child::container(plan, inherited));
     child.map_err(failed("clone the container's first process"))
+}
+
+fn fault(point: &str) -> Result<(), LaunchError> {
+    crate::fault::point(point).map_err(failed(point))
 }
 
 /// Whether a process in between enters the namespaces.

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use super::child::{self, Inherited};
 use super::sources::Place;
 use super::{LaunchError, enter, failed, mounts, users};
+use crate::fault;
 use crate::plan::{Plan, Step};
 use crate::sys::clone::{self, Child};
 use crate::sys::fdpass;
@@ -29,7 +30,13 @@ pub(super) fn spawn(
     let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
     let (ours, theirs) = pair.map_err(io::Error::from).map_err(failed("make a socket pair"))?;
     let between = clone::spawn(0, cgroup, || {
-        let answer = match beget(plan, inherited) {
+        fault::in_stage();
+        let begotten = beget(plan, inherited).and_then(|child| {
+            // The first process is there, and nobody but us knows of it.
+            at("hand over the first process")?;
+            Ok(child)
+        });
+        let answer = match begotten {
             Ok(child) => {
                 fdpass::send_all(&theirs, &child.pid.to_ne_bytes(), &[child.pidfd.as_fd()])
             }
@@ -59,6 +66,7 @@ fn beget(plan: &Plan, inherited: &Inherited) -> Result<Child, String> {
     let reason = |verb: String| {
         move |error: io::Error| format!("{verb}: {}", crate::sys::process::reason(&error))
     };
+    at("enter the namespaces")?;
     let mut files = Vec::with_capacity(plan.join.len());
     for join in &plan.join {
         files.push(File::open(&join.path).map_err(reason(format!("open {:?}", join.path)))?);
@@ -79,9 +87,14 @@ fn beget(plan: &Plan, inherited: &Inherited) -> Result<Child, String> {
     if !plan.joins(libc::CLONE_NEWUSER) {
         made = make_mounts(plan)?;
     }
+    at("begin the first process")?;
     inherited.sources.extend(made.iter().map(|(place, mount)| (*place, mount.as_raw_fd())));
     clone::spawn_sibling(plan.unshare, || child::container(plan, &inherited))
         .map_err(reason("clone the container's first process".into()))
+}
+
+fn at(point: &str) -> Result<(), String> {
+    fault::point(point).map_err(|error| error.to_string())
 }
 
 /// Mounts that show a namespace that we have joined; the host's root may make them, the container's may not.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::core::{End, Peer};
 use super::serve::Supervisor;
 use crate::create::{self, Birth, Bond, Channel, Message};
+use crate::fault;
 use crate::oci;
 use crate::plan::ProcessPlan;
 use crate::wire::{ErrorKind, ExecRequest, Response};
@@ -49,6 +50,7 @@ impl Supervisor {
             }
         };
         let internal = |message: String| (ErrorKind::Internal, message);
+        fault::point("begin a process").map_err(|error| internal(error.to_string()))?;
         let unit = self.units.get(&request.container);
         let init = unit.and_then(|unit| Some((unit, unit.init.as_ref()?)));
         let (unit, init) = init.ok_or_else(|| {

@@ -22,6 +22,7 @@ use super::unit::Unit;
 use super::{record, time};
 use crate::cgroup;
 use crate::create::Message;
+use crate::fault;
 use crate::sys::{pidfd, process as sys};
 use crate::wire::{self, ErrorKind, Event, Response};
 
@@ -345,9 +346,14 @@ impl Supervisor {
 
     fn release(&mut self, container: &str) {
         let init = self.units.get(container).and_then(|unit| unit.init.as_ref());
-        if let Some(channel) = init.and_then(|init| init.channel.as_ref()) {
-            // A child that is gone is reaped, and that answers the request.
-            report("start", container, channel.go());
+        let Some(init) = init else { return };
+        if let Some(channel) = &init.channel {
+            let go = fault::point("let the program be executed").and_then(|()| channel.go());
+            if go.is_err() {
+                // It would wait for ever. Gone, it is reaped, and that answers the request.
+                let _ = pidfd::send_signal(init.pidfd.as_fd(), libc::SIGKILL);
+            }
+            report("start", container, go);
         }
     }
 
@@ -372,6 +378,8 @@ impl Supervisor {
     }
 
     fn forget(&mut self, container: &str) {
+        // Whatever is there to do is done.
+        report("forget", container, fault::point("forget a container"));
         self.units.remove(container);
         let cgroup = self.settings.cgroup.join(container);
         report("remove the cgroup of", container, self.dying.end(cgroup));
@@ -387,6 +395,7 @@ impl Supervisor {
 
     /// The supervisor lives in the Pod's cgroup, so it moves to the tree's top first.
     fn remove_pod(&self) {
+        report("remove", OWN_CGROUP, fault::point("remove the pod's cgroup"));
         let pod = &self.settings.cgroup;
         let top = pod.ancestors().take_while(|path| path.join("cgroup.procs").exists()).last();
         let moved = cgroup::add_process(top.unwrap_or(pod), nix::unistd::getpid().as_raw());

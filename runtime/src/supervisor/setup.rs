@@ -16,6 +16,7 @@ use nix::sys::stat::{Mode, umask};
 use super::record;
 use super::spawn::Settings;
 use crate::cgroup;
+use crate::fault;
 use crate::sys::process as sys;
 
 /// The supervisor's own leaf in the Pod's cgroup. No container has such a name.
@@ -68,11 +69,16 @@ pub(super) fn prepare(settings: &Settings) -> Result<SignalFd, String> {
     let signals = signals().map_err(named("set up signals"))?;
     std::fs::create_dir_all(record::directory(&settings.pod_dir))
         .map_err(named("make the directory of records"))?;
+    let fault = |point| fault::point(point).map_err(named(point));
+    fault("join the pod's cgroup")?;
     join_cgroup(settings).map_err(|error| error.to_string())?;
+    fault("make the pod's namespaces")?;
     unshare(CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS)
         .map_err(number("make the pod's ipc and uts namespaces"))?;
     nix::unistd::sethostname(&settings.hostname).map_err(number("set the hostname"))?;
+    fault("set the pod's sysctls")?;
     set_sysctls(settings)?;
+    fault("say that it is ready")?;
     Ok(signals)
 }
 

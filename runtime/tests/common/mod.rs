@@ -5,7 +5,9 @@
 
 pub mod bundle;
 pub mod engine;
+pub mod fault;
 pub mod host;
+pub mod users;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,6 +56,16 @@ impl Pod {
     }
 
     pub fn with_sysctls(sysctls: &[(&str, &str)], netns: Option<PathBuf>) -> Pod {
+        let (directory, options) = Pod::prepare(sysctls, netns);
+        let supervisor = spawn(&options).unwrap().pid;
+        Pod { directory, cgroup: options.cgroup, supervisor }
+    }
+
+    /// Everything but the supervisor.
+    pub fn prepare(
+        sysctls: &[(&str, &str)],
+        netns: Option<PathBuf>,
+    ) -> (tempfile::TempDir, SpawnOptions) {
         Pod::demand_environment();
         let directory = tempfile::Builder::new().prefix("kobune-rt-").tempdir().unwrap();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -62,21 +74,21 @@ impl Pod {
         make_rootfs(&directory.path().join("layer"));
         let pod_dir = directory.path().join("pod");
         fs::create_dir_all(&pod_dir).unwrap();
-        let spawned = spawn(&SpawnOptions {
+        let options = SpawnOptions {
             exe: program(),
             listener: listen(&pod_dir.join("supervisor.sock")).unwrap(),
             pod_dir,
             hostname: "testpod".into(),
             title: "test/testpod".into(),
-            cgroup: cgroup.clone(),
+            cgroup,
             resources: None,
             sysctls: sysctls
                 .iter()
                 .map(|(k, v)| (k.to_string(), v.to_string()))
                 .collect::<BTreeMap<_, _>>(),
             netns,
-        });
-        Pod { directory, cgroup, supervisor: spawned.unwrap().pid }
+        };
+        (directory, options)
     }
 
     pub fn pod_dir(&self) -> PathBuf {
