@@ -17,6 +17,7 @@ mod plan;
 mod shield;
 pub mod supervisor;
 mod sys;
+mod systemd;
 pub mod wire;
 
 pub use begin::program;

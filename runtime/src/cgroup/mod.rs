@@ -34,7 +34,7 @@ pub(crate) use remove::{kill_and_remove, remove_within};
 pub use resources::{Missing, ResourceError, Setting, Settings, settings};
 pub use stats::{Stats, stats};
 pub use tree::{add_process, all_processes, claim, controllers, create, processes};
-pub use update::update;
+pub use update::{completed, update};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {

@@ -11,8 +11,7 @@ use super::{CgroupError, write_file};
 
 /// Changes the limits; all of them, or none as far as the kernel lets us go back.
 pub fn update(cgroup: &Path, resources: &LinuxResources) -> Result<Outcome, CgroupError> {
-    let mut resources = resources.clone();
-    complete(&mut resources, &Current::read(cgroup));
+    let resources = completed(cgroup, resources);
     let before: Vec<(Setting, String)> = settings(&resources)?
         .list
         .into_iter()
@@ -32,6 +31,13 @@ pub fn update(cgroup: &Path, resources: &LinuxResources) -> Result<Outcome, Cgro
         }
     }
     done
+}
+
+/// With the limits of today that the kernel, or somebody else, must be told again.
+pub fn completed(cgroup: &Path, resources: &LinuxResources) -> LinuxResources {
+    let mut resources = resources.clone();
+    complete(&mut resources, &Current::read(cgroup));
+    resources
 }
 
 /// Limits that others depend on. `None` is "not limited" or "not known".

@@ -4,9 +4,10 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::attend::Attendant;
+use super::cgroups::Claimed;
 use super::console::Console;
 use super::flags::{Command, Flag, Given, ID};
 use super::state::{Lock, Released, Saved, Status, start_time};
@@ -17,7 +18,7 @@ use crate::plan::{ProcessPlan, Step};
 use crate::supervisor::time;
 use crate::sys::{creds, process as sys};
 use crate::wire::Rootfs;
-use crate::{cgroup, fault, oci, plan, shield};
+use crate::{fault, oci, plan, shield};
 
 const BUNDLE: Flag = Flag::value("bundle", "DIR", "where config.json is (default: here)").or('b');
 const PID_FILE: Flag = Flag::value("pid-file", "FILE", "write the first process' pid to it");
@@ -148,7 +149,8 @@ fn make(
     let terminal = plan.process.terminal.is_some();
     let mut console = Console::choose(terminal, detached, args.console_socket.clone())?;
     console.fit(&mut plan.process);
-    let cgroup = cgroups::place(context.cgroups, &spec, &args.id)?;
+    let place = cgroups::place(context.cgroups, &spec, &args.id)?;
+    let cgroup = place.cgroup.clone();
     let mut saved = saved(args, bundle, &spec, &cgroup);
     saved.listener = plan.process.confinement.listener().cloned();
     saved.mounts = plan.lasting_mounts();
@@ -160,10 +162,14 @@ fn make(
     context.store.keep_config(&args.id, &text)?;
     context.store.note_wanted_cgroup(&args.id, &cgroup)?;
     fault("make the cgroup")?;
-    let fresh = cgroup::claim(&cgroup)?;
+    if let Some(unit) = place.unit() {
+        context.store.note_unit(&args.id, unit)?;
+    }
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let mut claimed = place.claim(&args.id, resources)?;
     let noted = fault("note that the cgroup is ours")
         .and_then(|()| context.store.note_claimed_cgroup(&args.id));
-    let born = noted.and_then(|()| begin(context, &spec, &plan, (&cgroup, fresh), bond));
+    let born = noted.and_then(|()| begin(context, resources, &plan, &mut claimed, bond));
     let done = born.and_then(|birth| {
         // Written while the new process is at work, but seen only when it is ready: before, an exec would land
         // on the host's root.
@@ -183,7 +189,7 @@ fn make(
     match done {
         Ok(birth) => Ok((saved, birth, console)),
         Err(error) => {
-            let _ = cgroup::kill_pod(&cgroup);
+            let _ = cgroups::remove(&context.store, &args.id, &cgroup);
             create::unmount(&saved.rootfs, &saved.mounts);
             if saved.pid != 0 {
                 manage::run_poststop(context, &saved);
@@ -255,18 +261,20 @@ fn saved(args: &CreateArgs, bundle: PathBuf, spec: &Spec, cgroup: &Path) -> Save
 
 fn begin(
     context: &Context,
-    spec: &Spec,
+    resources: Option<&LinuxResources>,
     plan: &plan::Plan,
-    (cgroup, fresh): (&Path, bool),
+    claimed: &mut Claimed,
     bond: Bond<'_>,
 ) -> Result<Birth, CliError> {
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     fault("write the limits")?;
-    cgroups::furnish(&context.log, cgroup, resources, fresh)?;
+    claimed.furnish(&context.log, resources)?;
+    let cgroup = &claimed.cgroup;
     let directory = File::open(cgroup).map_err(CliError::io(format!("open {cgroup:?}")))?;
     let streams = [0, 1, 2].map(sys::borrow);
     fault("begin the first process")?;
-    Ok(create::launch(plan, bond, Some(directory.as_fd()), streams)?)
+    let birth = create::launch(plan, bond, Some(directory.as_fd()), streams)?;
+    claimed.settle(resources)?;
+    Ok(birth)
 }
 
 pub(super) fn fault(point: &str) -> Result<(), CliError> {

@@ -16,6 +16,8 @@ pub(super) enum CliError {
     #[error(transparent)]
     Cgroup(#[from] crate::cgroup::CgroupError),
     #[error(transparent)]
+    Systemd(#[from] crate::systemd::SystemdError),
+    #[error(transparent)]
     Launch(#[from] crate::create::LaunchError),
     #[error(transparent)]
     Hook(#[from] crate::hooks::HookError),

@@ -64,7 +64,7 @@ fn features() -> Result<(), CliError> {
             "namespaces": namespaces(|name| Path::new("/proc/self/ns").join(name).exists()),
             "capabilities": capabilities,
             "cgroup": {
-                "v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": false,
+                "v1": false, "v2": true, "systemd": true, "systemdUser": false, "rdma": false,
             },
             "seccomp": seccomp::features(),
             "apparmor": {"enabled": lsm::has_apparmor()},

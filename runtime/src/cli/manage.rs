@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use nix::poll::{PollFd, PollFlags, poll};
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::create::fault;
 use super::flags::{Command, Flag, ID};
 use super::state::{Noted, Released, Saved, Status, Store};
-use super::{CliError, Context, message, say};
+use super::{CliError, Context, cgroups, message, say};
 use crate::hooks;
 use crate::sys::pidfd;
 use crate::{cgroup, oci};
@@ -173,7 +173,7 @@ pub(super) fn delete(context: &Context, id: &str, force: bool) -> Result<(), Cli
         Err(error) => return Err(error),
     };
     match cgroup {
-        Noted::Claimed(cgroup) => remove_cgroup(&cgroup)?,
+        Noted::Claimed(cgroup) => remove_cgroup(store, id, &cgroup)?,
         // Only if it is empty, and whatever else it is, it is not ours.
         Noted::Wanted(cgroup) => drop(std::fs::remove_dir(cgroup)),
         Noted::Nothing => {}
@@ -198,20 +198,20 @@ pub(super) fn run_poststop(context: &Context, saved: &Saved) {
 /// [`delete`] for a container whose end we have just seen, unless somebody else was faster.
 pub(super) fn forget(context: &Context, saved: &Saved, lock: Released) -> Result<(), CliError> {
     let Some(_lock) = lock.again()? else { return Ok(()) };
-    remove_cgroup(&saved.cgroup)?;
+    remove_cgroup(&context.store, &saved.id, &saved.cgroup)?;
     fault("remove the state")?;
     context.store.remove(&saved.id)?;
     run_poststop(context, saved);
     Ok(())
 }
 
-fn remove_cgroup(cgroup: &std::path::Path) -> Result<(), CliError> {
+fn remove_cgroup(store: &Store, id: &str, cgroup: &Path) -> Result<(), CliError> {
     // The tree's top has no such file, nor has any directory elsewhere: those are not ours to empty.
     if !cgroup.join("cgroup.events").exists() && cgroup.exists() {
         return Err(cgroup::CgroupError::NotCgroup { path: cgroup.to_owned() }.into());
     }
     fault("remove the cgroup")?;
-    Ok(cgroup::kill_pod(cgroup)?)
+    cgroups::remove(store, id, cgroup)
 }
 
 #[cfg(test)]

@@ -63,7 +63,11 @@ static FLAGS: [Flag; 8] = [
     Flag::value("log-format", "FORMAT", "text (default) or json"),
     Flag::switch("debug", "tell each step"),
     Flag::switch("systemd-cgroup", "the same as --cgroup-manager systemd"),
-    Flag::value("cgroup-manager", "MANAGER", "cgroupfs (default), or disabled: below our own"),
+    Flag::value(
+        "cgroup-manager",
+        "MANAGER",
+        "cgroupfs (default), systemd, or disabled: below our own",
+    ),
     Flag::value(
         "rootless",
         "WHEN",

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `cgroup.wanted` | a link to the cgroup that will be made: it may be somebody else's | before the cgroup … |
 //! | `cgroup` | the same link: it is ours. A creation that was killed can be cleaned up | … deleted |
+//! | `unit` | a link to the name of systemd's unit, if that makes the cgroup | before the unit … deleted |
 //! | `start.sock` | listens while the container waits to be started | created … started |
 //! | `config.json` | as it was at the creation: for `exec` | before the first process … deleted |
 //! | `state.json` | whole or not at all | created … deleted |
@@ -33,6 +34,7 @@ const STATE: &str = "state.json";
 const NEW_STATE: &str = "state.new";
 const WANTED: &str = "cgroup.wanted";
 const CLAIMED: &str = "cgroup";
+const UNIT: &str = "unit";
 const CONFIG: &str = "config.json";
 
 /// The largest state.json in bytes.
@@ -233,6 +235,18 @@ impl Store {
         } else {
             read(WANTED).map_or(Noted::Nothing, Noted::Wanted)
         }
+    }
+
+    /// Notes the unit that is about to be made; it is ours as soon as its cgroup is.
+    pub(super) fn note_unit(&self, id: &str, unit: &str) -> Result<(), CliError> {
+        let link = self.directory(id).join(UNIT);
+        std::os::unix::fs::symlink(unit, &link).map_err(CliError::io(format!("make {link:?}")))
+    }
+
+    /// systemd's unit for a container, if it has one.
+    pub(super) fn unit(&self, id: &str) -> Option<String> {
+        let unit = fs::read_link(self.directory(id).join(UNIT)).ok()?;
+        unit.into_os_string().into_string().ok().filter(|unit| unit.ends_with(".scope"))
     }
 
     /// Keeps the config.json that a container is made of: its owner may change that for the next one.

@@ -65,7 +65,11 @@ fn update(context: &Context, mut given: Given) -> Result<(), CliError> {
         Some(path) => read(&path)?,
         None => from_flags(&mut given)?,
     };
+    let resources = cgroup::completed(&saved.cgroup, &resources);
     let mut outcome = cgroup::update(&saved.cgroup, &resources)?;
+    if let Some(unit) = context.store.unit(&id) {
+        cgroups::tell_systemd(&unit, &saved.cgroup, &resources)?;
+    }
     if resources.devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
         outcome.ignored.push("devices");
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Suite, io, prepare};
+use super::{Suite, io, prepare, systemd};
 use crate::bench::programs;
 use crate::harness::image;
 use crate::paths;
@@ -66,6 +66,9 @@ fn fill(root: &Path, suite: &Suite) -> Result<(), String> {
     io("write", &etc, fs::write(etc.join("hosts"), "127.0.0.1 localhost\n"))?;
     io("write", &etc, fs::write(etc.join("hostname"), "vm\n"))?;
     io("write", &etc, fs::write(etc.join("passwd"), "root:x:0:0:root:/root:/bin/sh\n"))?;
+    if suite.name == systemd::SUITE {
+        systemd::fill(root)?;
+    }
     if suite.measures() { fill_for_bench(root) } else { fill_for_tests(root) }
 }
 
@@ -78,7 +81,7 @@ fn fill_for_bench(root: &Path) -> Result<(), String> {
     for name in programs::OF_C {
         copy(&programs::compile(name)?, &bench.join(name))?;
     }
-    ["crun", "runc"].iter().try_for_each(|name| copy_with_libraries(name, root))
+    ["crun", "runc"].iter().try_for_each(|name| copy_with_libraries(Path::new(name), root))
 }
 
 fn fill_for_tests(root: &Path) -> Result<(), String> {
@@ -90,7 +93,7 @@ fn fill_for_tests(root: &Path) -> Result<(), String> {
         copy(&real_kubectl(&kubectl), &programs.join("kubectl"))?;
     }
     for name in ["ip", "nft", "crun", "runc", "apparmor_parser"] {
-        copy_with_libraries(name, root)?;
+        copy_with_libraries(Path::new(name), root)?;
     }
     let examples = root.join("kobune/examples");
     io("make directory", &examples, fs::create_dir_all(&examples))?;
@@ -117,9 +120,13 @@ fn real_kubectl(kubectl: &Path) -> PathBuf {
     if version.is_file() { version } else { path }
 }
 
-/// A dynamically linked program of the host with everything that ldd names, at the same places.
-fn copy_with_libraries(name: &str, root: &Path) -> Result<(), String> {
-    let program = paths::on_path(name).ok_or_else(|| format!("no {name} on PATH"))?;
+/// A dynamically linked program of the host, by name or path, with everything that ldd names, at the same places.
+pub(super) fn copy_with_libraries(name: &Path, root: &Path) -> Result<(), String> {
+    let program = match name.is_absolute() {
+        true => name.to_owned(),
+        false => paths::on_path(&name.to_string_lossy())
+            .ok_or_else(|| format!("no {} on PATH", name.display()))?,
+    };
     let libraries = prepare(Command::new("ldd").arg(&program))?;
     let paths = libraries.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new);
     for path in paths {
@@ -128,10 +135,10 @@ fn copy_with_libraries(name: &str, root: &Path) -> Result<(), String> {
         io("make directory", dir, fs::create_dir_all(dir))?;
         copy(path, &to)?;
     }
-    copy(&program, &root.join("usr/sbin").join(name))
+    copy(&program, &root.join("usr/sbin").join(program.file_name().unwrap_or_default()))
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), String> {
+pub(super) fn copy(from: &Path, to: &Path) -> Result<(), String> {
     io("copy", from, fs::copy(from, to))?;
     io("chmod", to, fs::set_permissions(to, fs::Permissions::from_mode(0o755)))
 }

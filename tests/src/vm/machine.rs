@@ -76,7 +76,7 @@ impl Machine<'_> {
         let mut command = Command::new("qemu-system-x86_64");
         let words = format!(
             "console=ttyS0 quiet panic=-1 kobune.suite={suite} kobune.boot={boot} \
-             random.trust_cpu=1 tsc=unstable softlockup_panic=1"
+             random.trust_cpu=1 tsc=unstable softlockup_panic=1 no_timer_check"
         );
         command
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])

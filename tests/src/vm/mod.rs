@@ -17,6 +17,7 @@ pub mod guest;
 mod kernel;
 mod machine;
 pub mod modules;
+mod systemd;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -24,6 +24,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("containerd", "containerd"),
     ("script", "bsdutils"),
     ("apparmor_parser", "apparmor"),
+    ("dbus-daemon", "dbus"),
+    ("systemctl", "systemd"),
 ];
 
 /// What the runtime is measured beside, and what compiles the measuring programs.
