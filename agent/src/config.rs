@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,24 @@ pub struct Settings {
     /// Port of the node's own server (logs, exec) [default: 10250]
     #[arg(long, value_name = "PORT")]
     pub kubelet_port: Option<u16>,
+    /// How registries are reached: <DIR>/<registry>/hosts.toml, as containerd has it [default: /etc/kobune/certs.d]
+    #[arg(long, value_name = "DIR")]
+    pub image_hosts_dir: Option<PathBuf>,
+    /// Credentials of registries: a docker config.json [default: /etc/kobune/registry-auth.json, if it exists]
+    #[arg(long, value_name = "PATH")]
+    pub image_auth_file: Option<PathBuf>,
+    /// Images that are pulled at a time [default: 4]
+    #[arg(long, value_name = "N")]
+    pub max_parallel_image_pulls: Option<u32>,
+    /// Percent of the disk in use at which unused images that were pulled begin to be removed [default: 85]
+    #[arg(long, value_name = "PERCENT")]
+    pub image_gc_high_threshold: Option<u8>,
+    /// Percent of the disk in use down to which they are removed [default: 80]
+    #[arg(long, value_name = "PERCENT")]
+    pub image_gc_low_threshold: Option<u8>,
+    /// Seconds that an unused image is kept at least [default: 120]
+    #[arg(long, value_name = "SECONDS")]
+    pub image_minimum_gc_age: Option<u32>,
     /// What is logged to standard error: error, warn, info, debug, trace, or directives as in
     /// RUST_LOG [default: info, with --demo warn]
     #[arg(long, value_name = "LEVEL")]
@@ -87,8 +106,34 @@ pub struct Config {
     pub secure_port: u16,
     pub bind_address: IpAddr,
     pub kubelet_port: u16,
+    pub images: ImageSettings,
     /// Without it: info, and warn where a person watches the demo.
     pub log_level: Option<String>,
+}
+
+/// How images come and go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSettings {
+    pub hosts_dir: PathBuf,
+    pub auth_file: PathBuf,
+    pub max_parallel_pulls: u32,
+    /// Percent of the disk in use.
+    pub gc_high: u8,
+    pub gc_low: u8,
+    pub gc_minimum_age: Duration,
+}
+
+impl Default for ImageSettings {
+    fn default() -> Self {
+        Self {
+            hosts_dir: "/etc/kobune/certs.d".into(),
+            auth_file: "/etc/kobune/registry-auth.json".into(),
+            max_parallel_pulls: 4,
+            gc_high: 85,
+            gc_low: 80,
+            gc_minimum_age: Duration::from_secs(120),
+        }
+    }
 }
 
 /// Why settings make no configuration.
@@ -135,6 +180,14 @@ impl Settings {
             secure_port: self.secure_port.or(other.secure_port),
             bind_address: self.bind_address.or(other.bind_address),
             kubelet_port: self.kubelet_port.or(other.kubelet_port),
+            image_hosts_dir: self.image_hosts_dir.or(other.image_hosts_dir),
+            image_auth_file: self.image_auth_file.or(other.image_auth_file),
+            max_parallel_image_pulls: self
+                .max_parallel_image_pulls
+                .or(other.max_parallel_image_pulls),
+            image_gc_high_threshold: self.image_gc_high_threshold.or(other.image_gc_high_threshold),
+            image_gc_low_threshold: self.image_gc_low_threshold.or(other.image_gc_low_threshold),
+            image_minimum_gc_age: self.image_minimum_gc_age.or(other.image_minimum_gc_age),
             log_level: self.log_level.or(other.log_level),
         }
     }
@@ -144,7 +197,9 @@ impl Settings {
         let absolute = |given: Option<PathBuf>, default: &str| {
             facts.current_dir.join(given.unwrap_or_else(|| default.into()))
         };
+        let images = self.images(&facts.current_dir)?;
         let config = Config {
+            images,
             data_dir: absolute(self.data_dir, DEFAULT_DATA_DIR),
             run_dir: absolute(self.run_dir, "/run/kobune"),
             log_dir: absolute(self.log_dir, "/var/log/pods"),
@@ -160,6 +215,40 @@ impl Settings {
             log_level: self.log_level,
         };
         config.consistent()
+    }
+}
+
+impl Settings {
+    fn images(&self, current_dir: &Path) -> Result<ImageSettings, ConfigError> {
+        let default = ImageSettings::default();
+        let absolute = |given: &Option<PathBuf>, default: PathBuf| {
+            current_dir.join(given.clone().unwrap_or(default))
+        };
+        let (high, low) = (self.image_gc_high_threshold, self.image_gc_low_threshold);
+        let age = self.image_minimum_gc_age.map(|seconds| Duration::from_secs(seconds.into()));
+        let images = ImageSettings {
+            hosts_dir: absolute(&self.image_hosts_dir, default.hosts_dir),
+            auth_file: absolute(&self.image_auth_file, default.auth_file),
+            max_parallel_pulls: self.max_parallel_image_pulls.unwrap_or(default.max_parallel_pulls),
+            gc_high: high.unwrap_or(default.gc_high),
+            gc_low: low.unwrap_or(default.gc_low.min(high.unwrap_or(default.gc_high))),
+            gc_minimum_age: age.unwrap_or(default.gc_minimum_age),
+        };
+        if images.max_parallel_pulls == 0 {
+            return Err(value("max-parallel-image-pulls", 0, "leaves no pull at all"));
+        }
+        if images.gc_high > 100 {
+            return Err(value(
+                "image-gc-high-threshold",
+                images.gc_high,
+                "is more than 100 percent",
+            ));
+        }
+        if images.gc_low > images.gc_high {
+            let reason = "is above image-gc-high-threshold";
+            return Err(value("image-gc-low-threshold", images.gc_low, reason));
+        }
+        Ok(images)
     }
 }
 
@@ -182,6 +271,12 @@ impl Config {
             secure_port: Some(self.secure_port),
             bind_address: Some(self.bind_address),
             kubelet_port: Some(self.kubelet_port),
+            image_hosts_dir: Some(self.images.hosts_dir.clone()),
+            image_auth_file: Some(self.images.auth_file.clone()),
+            max_parallel_image_pulls: Some(self.images.max_parallel_pulls),
+            image_gc_high_threshold: Some(self.images.gc_high),
+            image_gc_low_threshold: Some(self.images.gc_low),
+            image_minimum_gc_age: u32::try_from(self.images.gc_minimum_age.as_secs()).ok(),
             log_level: self.log_level.clone(),
         }
     }
@@ -288,9 +383,17 @@ mod tests {
             ("bind-address", "::1"),
             ("kubelet-port", "2"),
             ("log-level", "warn"),
+            ("image-hosts-dir", "/h"),
+            ("image-auth-file", "/a"),
+            ("max-parallel-image-pulls", "3"),
+            ("image-gc-high-threshold", "90"),
+            ("image-gc-low-threshold", "70"),
+            ("image-minimum-gc-age", "60"),
         ];
         let text: String = values.iter().map(|(k, v)| format!("{k}: {v:?}\n")).collect();
-        let text = text.replace("\"1\"", "1").replace("\"2\"", "2");
+        let text = ["1", "2", "3", "90", "70", "60"]
+            .iter()
+            .fold(text, |text, number| text.replace(&format!("{number:?}"), number));
         let flags = values.iter().flat_map(|(k, v)| [format!("--{k}"), (*v).to_owned()]);
         #[derive(clap::Parser)]
         struct Only {
@@ -328,6 +431,9 @@ mod tests {
             "kubelet-port: 6443",
             "cgroup-root: ../up",
             "cgroup-root: /",
+            "max-parallel-image-pulls: 0",
+            "image-gc-high-threshold: 101",
+            "image-gc-low-threshold: 86",
         ];
         for text in bad {
             let settings = file(text).unwrap();

@@ -98,6 +98,7 @@ fn options(config: &Config) -> NodeOptions {
         service_cidr: config.service_cidr,
         bridge: BRIDGE.into(),
         kubelet_port: config.kubelet_port,
+        images: config.images.clone(),
         ..NodeOptions::new(config.node_name.clone(), address(config).into())
     }
 }

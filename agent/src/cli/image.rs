@@ -1,13 +1,16 @@
-//! `kobune image`: import, list, remove. Works on the store directly; a running node sees the change at once.
+//! `kobune image`: pull, import, list, remove. Works on the store directly; a running node sees the change at once.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
-use crate::config::Settings;
-use crate::image::{Image, ImageStore};
+use crate::config::{ImageSettings, Settings};
+use crate::image::{Image, ImageStore, Keyring, Progress, Reference, Registry};
 
 #[derive(Debug, Args)]
 pub(super) struct Command {
@@ -19,10 +22,22 @@ pub(super) struct Command {
     /// YAML file with settings [default: /etc/kobune/config.yaml, if it exists]
     #[arg(long, value_name = "PATH", global = true)]
     config: Option<PathBuf>,
+    /// How registries are reached: <DIR>/<registry>/hosts.toml [default: /etc/kobune/certs.d]
+    #[arg(long, value_name = "DIR", global = true)]
+    image_hosts_dir: Option<PathBuf>,
+    /// Credentials of registries: a docker config.json [default: /etc/kobune/registry-auth.json, if it exists]
+    #[arg(long, value_name = "PATH", global = true)]
+    image_auth_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Pull images from their registries
+    Pull {
+        /// As in a Pod: app:1.0, registry.example/team/app@sha256:…
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
     /// Import a docker-archive or an OCI layout
     Import {
         /// A tar (gzipped or not, - for standard input) or a directory
@@ -44,11 +59,19 @@ enum Verb {
 
 impl Command {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let flags = Settings { data_dir: self.data_dir, ..Settings::default() };
+        let flags = Settings {
+            data_dir: self.data_dir,
+            image_hosts_dir: self.image_hosts_dir,
+            image_auth_file: self.image_auth_file,
+            ..Settings::default()
+        };
         let settings = flags.or(super::read_file(self.config.as_deref())?);
-        let data_dir = settings.check(&super::facts()?)?.data_dir;
-        let store = ImageStore::open(&data_dir.join("images"))?;
+        let config = settings.check(&super::facts()?)?;
+        let store = ImageStore::open(&config.data_dir.join("images"))?;
         match self.verb {
+            Verb::Pull { images } => {
+                super::client::block_on(pull_all(&store, &config.images, &images))?;
+            }
             Verb::Import { path, tag } => {
                 let imported = store.import(&path, tag.as_deref());
                 for image in imported.map_err(|e| format!("{}: {e}", path.display()))? {
@@ -69,10 +92,61 @@ impl Command {
     }
 }
 
+async fn pull_all(
+    store: &ImageStore,
+    settings: &ImageSettings,
+    images: &[String],
+) -> Result<ExitCode, Failure> {
+    let registry = Registry::new(&settings.hosts_dir, &settings.auth_file);
+    for name in images {
+        let image = Reference::parse(name)?;
+        let progress = Progress::default();
+        let bar = std::io::stderr().is_terminal().then(|| bar(name));
+        let keyring = Keyring::default();
+        let pull = store.pull(&registry, &image, &keyring, &progress);
+        let pulled = match &bar {
+            None => pull.await,
+            Some(bar) => watch(pull, &progress, bar).await,
+        };
+        let pulled = pulled.map_err(|error| format!("pull image {name:?}: {error}"))?;
+        super::say(format_args!("pulled {} ({})", pulled.status_id(&image), size(pulled.size)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows how far `pull` is until it ends. A signal that ends the program ends the pull; the next one sweeps up.
+async fn watch<T>(pull: impl Future<Output = T>, progress: &Progress, bar: &ProgressBar) -> T {
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    let mut pull = std::pin::pin!(pull);
+    loop {
+        tokio::select! {
+            done = &mut pull => {
+                bar.finish_and_clear();
+                return done;
+            }
+            _ = ticks.tick() => {
+                let (got, total) = progress.bytes();
+                bar.set_length(total);
+                bar.set_position(got);
+            }
+        }
+    }
+}
+
+fn bar(name: &str) -> ProgressBar {
+    let style = "{spinner:.cyan} {msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}";
+    let style =
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style.progress_chars("=> ")).with_message(name.to_owned())
+}
+
 fn list(images: &[Image]) {
     let mut rows = vec![["NAME", "ID", "LAYERS", "SIZE"].map(str::to_owned)];
     for image in images {
-        for name in tags(image) {
+        // One that lost its tag to a newer image is known by its digest.
+        let untagged = image.references.iter().find(|name| name.contains('@')).map(String::as_str);
+        let untagged = untagged.filter(|_| tags(image).next().is_none());
+        for name in tags(image).chain(untagged) {
             let layers = image.layers.len().to_string();
             rows.push([name.to_owned(), short(&image.id).to_owned(), layers, size(image.size)]);
         }

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 /// A sha256 digest; shown as `sha256:<64 hex>`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Digest(String);
+pub(crate) struct Digest(String);
 
 impl Digest {
     /// Only the hexadecimal digits.
@@ -38,7 +38,8 @@ pub(super) fn of(bytes: &[u8]) -> Digest {
     finish(Sha256::new_with_prefix(bytes))
 }
 
-fn finish(hasher: Sha256) -> Digest {
+/// What has flown through a hasher.
+pub(super) fn finish(hasher: Sha256) -> Digest {
     use std::fmt::Write as _;
     let mut hex = String::with_capacity(64);
     for byte in hasher.finalize() {

@@ -1,11 +1,37 @@
-//! What an archive says it holds: `manifest.json` of docker-archive, or an OCI layout's `index.json`. Pure.
+//! What images are made of: manifests and indexes of OCI and of Docker, as archives and registries have them. Pure.
 //!
-//! Blobs are asked for through a function, so that this module reads nothing itself.
+//! An archive has a `manifest.json` (docker-archive) or an `index.json` (OCI layout); its blobs are asked for through a
+//! function, so that this module reads nothing itself.
 
 use serde::Deserialize;
 
 use super::digest::{self, Digest};
+use super::registry::platform::Machine;
 use super::{Error, ImageConfig, Result};
+
+/// Media types that we know.
+pub(super) mod media {
+    pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    pub(crate) const DOCKER_INDEX: &str =
+        "application/vnd.docker.distribution.manifest.list.v2+json";
+    pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+    /// What a registry may answer with when it is asked for a manifest.
+    pub(crate) const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
+        application/vnd.oci.image.manifest.v1+json, \
+        application/vnd.docker.distribution.manifest.list.v2+json, \
+        application/vnd.docker.distribution.manifest.v2+json";
+}
+
+/// What a registry gives for a name.
+#[derive(Debug)]
+pub(super) enum Document {
+    /// One image for several platforms.
+    Index(Vec<Descriptor>),
+    Image(Manifest),
+}
 
 /// One image to import.
 #[derive(Debug, PartialEq)]
@@ -60,35 +86,40 @@ struct Index {
     manifests: Vec<Descriptor>,
 }
 
-#[derive(Deserialize)]
+/// How one thing names another.
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
+pub(super) struct Descriptor {
     #[serde(default)]
-    media_type: String,
-    digest: String,
+    pub(super) media_type: String,
+    pub(super) digest: String,
     #[serde(default)]
-    platform: Option<Platform>,
+    pub(super) size: u64,
+    #[serde(default)]
+    pub(super) platform: Option<Platform>,
     #[serde(default)]
     annotations: Option<std::collections::BTreeMap<String, String>>,
 }
 
-#[derive(Deserialize)]
-struct Platform {
+#[derive(Debug, Deserialize)]
+pub(super) struct Platform {
     #[serde(default)]
-    os: String,
+    pub(super) os: String,
     #[serde(default)]
-    architecture: String,
+    pub(super) architecture: String,
+    #[serde(default)]
+    pub(super) variant: String,
 }
 
-#[derive(Deserialize)]
-struct Manifest {
-    config: Descriptor,
+#[derive(Debug, Deserialize)]
+pub(super) struct Manifest {
+    pub(super) config: Descriptor,
     #[serde(default)]
-    layers: Vec<Descriptor>,
+    pub(super) layers: Vec<Descriptor>,
 }
 
 /// An index that names an index that names … stops here.
-const MAX_DEPTH: usize = 4;
+pub(super) const MAX_DEPTH: usize = 4;
 
 /// This machine's architecture as images name it.
 pub(super) fn architecture() -> &'static str {
@@ -137,20 +168,21 @@ fn collect(
         return Err(Error::Invalid("its indexes are nested too deeply".into()));
     }
     let index: Index = json(what, index)?;
-    for descriptor in index.manifests {
-        if !descriptor.runs_here() {
-            continue;
-        }
+    let here = Machine::here();
+    let wanted = match depth {
+        // A layout's own list holds different images, one below it holds one image for many machines.
+        MAX_DEPTH => index.manifests.into_iter().filter(|one| one.runs_on(&here)).collect(),
+        _ => Vec::from_iter(best(index.manifests, &here)),
+    };
+    for descriptor in wanted {
         let names = descriptor.names().unwrap_or_else(|| names.clone());
         let blob = blob(&descriptor)?;
         let bytes = read(&blob)?;
         match descriptor.media_type.as_str() {
-            "application/vnd.oci.image.index.v1+json"
-            | "application/vnd.docker.distribution.manifest.list.v2+json" => {
+            media::OCI_INDEX | media::DOCKER_INDEX => {
                 collect(&bytes, &blob.name, names, read, depth - 1, found)?;
             }
-            "application/vnd.oci.image.manifest.v1+json"
-            | "application/vnd.docker.distribution.manifest.v2+json" => {
+            media::OCI_MANIFEST | media::DOCKER_MANIFEST => {
                 found.push(planned(&bytes, blob, names)?);
             }
             other => {
@@ -179,10 +211,47 @@ fn blob(descriptor: &Descriptor) -> Result<Blob> {
     Ok(Blob { name: format!("blobs/sha256/{}", digest.hex()), digest: Some(digest) })
 }
 
+/// Read what a registry gave; `media_type` is its own or the answer's.
+pub(super) fn document(what: &str, media_type: &str, bytes: &[u8]) -> Result<Document> {
+    match media_type {
+        media::OCI_INDEX | media::DOCKER_INDEX => {
+            json::<Index>(what, bytes).map(|index| Document::Index(index.manifests))
+        }
+        media::OCI_MANIFEST | media::DOCKER_MANIFEST => json(what, bytes).map(Document::Image),
+        other if other.starts_with("application/vnd.docker.distribution.manifest.v1") => Err(
+            Error::Invalid(format!("{what:?} has Docker's first manifest format, long out of use")),
+        ),
+        other => Err(Error::Invalid(format!("{what:?} has unknown media type {other:?}"))),
+    }
+}
+
+/// The media type that a manifest gives itself.
+pub(super) fn media_type(bytes: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Typed {
+        media_type: String,
+    }
+    serde_json::from_slice::<Typed>(bytes).ok().map(|typed| typed.media_type)
+}
+
+/// The one of an index's images that suits this machine best; of equals the first.
+pub(super) fn best(manifests: Vec<Descriptor>, machine: &Machine) -> Option<Descriptor> {
+    let ranked = manifests.into_iter().filter_map(|one| {
+        let rank = match &one.platform {
+            Some(platform) => machine.rank(platform)?,
+            // Meant for everybody, and for those first whom nothing else suits.
+            None => usize::MAX,
+        };
+        Some((rank, one))
+    });
+    ranked.min_by_key(|(rank, _)| *rank).map(|(_, one)| one)
+}
+
 impl Descriptor {
     /// Without a platform it is meant for everybody; attestations say `unknown/unknown`.
-    fn runs_here(&self) -> bool {
-        self.platform.as_ref().is_none_or(|p| p.os == "linux" && p.architecture == architecture())
+    fn runs_on(&self, machine: &Machine) -> bool {
+        self.platform.as_ref().is_none_or(|platform| machine.rank(platform).is_some())
     }
 
     /// The full name that containerd and docker write, or the layout's own if it is more than a bare tag.
@@ -242,6 +311,42 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].names, ["docker.io/x/y:1"]);
         assert_eq!(found[0].digest, digest::from_hex(&b));
+    }
+
+    #[test]
+    fn of_two_variants_one_is_taken() {
+        let one = |digest: &str, platform: &str| {
+            format!(
+                r#"{{"mediaType":"{}","digest":"{digest}","size":1{platform}}}"#,
+                media::OCI_MANIFEST
+            )
+        };
+        let arch = architecture();
+        let platform =
+            |arch: &str| format!(r#","platform":{{"os":"linux","architecture":"{arch}"}}"#);
+        let text = format!(
+            r#"{{"manifests":[{},{},{},{}]}}"#,
+            one("none", ""),
+            one("other", &platform("pdp11")),
+            one("first", &platform(arch)),
+            one("second", &platform(arch))
+        );
+        let Document::Index(all) = document("x", media::OCI_INDEX, text.as_bytes()).unwrap() else {
+            panic!("not an index")
+        };
+        assert_eq!(best(all, &Machine::here()).unwrap().digest, "first");
+    }
+
+    #[test]
+    fn old_and_strange_manifests_are_refused_by_name() {
+        let old = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+        assert!(
+            document("x", old, b"{}").unwrap_err().to_string().contains("first manifest format")
+        );
+        assert!(document("x", "text/html", b"<p>").unwrap_err().to_string().contains("text/html"));
+        let typed = format!(r#"{{"schemaVersion":2,"mediaType":"{}"}}"#, media::OCI_MANIFEST);
+        assert_eq!(media_type(typed.as_bytes()).as_deref(), Some(media::OCI_MANIFEST));
+        assert_eq!(media_type(b"{}"), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The node's images: a store of unpacked layers, the names that point at them, and how they get in.
 //!
-//! Owns `<data-dir>/images`. Never talks to a registry and never mounts anything: it hands out layer
-//! directories that are ready to be overlay lower directories.
+//! Owns `<data-dir>/images`. Never mounts anything: it hands out layer directories that are ready to be overlay
+//! lower directories. [`registry`] talks to registries, [`pull`] brings what it gets into the store.
 //!
 //! ```text
 //! images/
@@ -9,25 +9,33 @@
 //!   configs/<hex>.json         the image's configuration, byte for byte (its hash is the image id)
 //!   layers/<32 hex>/fs/        one unpacked layer, named by the first half of its diffID
 //!   layers/<32 hex>/layer.json its whole diffID and its size
-//!   tmp/                       imports under way; whatever is in here when nobody imports is rubbish
+//!   tmp/                       imports and pulls under way, each locked; what nobody has locked is rubbish
 //!   lock, gc.lock              short: the index; long: importers share it, removal wants it alone
 //! ```
 //!
-//! An import unpacks into `tmp/`, flushes, renames layers to their names (losing a race against an equal
+//! An import (or a pull) unpacks into `tmp/`, flushes, renames layers to their names (losing a race against an equal
 //! import is a success), and writes the index last: until then nothing of it can be seen.
 
 mod archive;
+pub mod collect;
 mod digest;
 mod manifest;
 mod program;
+mod pull;
+mod puller;
 mod reference;
+mod registry;
 mod store;
 mod unpack;
+mod zstd;
 
 use std::path::PathBuf;
 
 pub use oci_spec::image::Config as ImageConfig;
+pub use pull::{Progress, PullError};
+pub use puller::{Pulled, Puller, Waiting};
 pub use reference::{Reference, ReferenceError};
+pub use registry::{Credential, Keyring, KeyringError, Registry, RegistryError};
 pub use store::ImageStore;
 
 /// One image in the store.
@@ -43,6 +51,18 @@ pub struct Image {
     pub layers: Vec<PathBuf>,
     /// What to run and how, by default.
     pub config: ImageConfig,
+    /// A registry gave it, and nobody has imported it: it can be had again.
+    pub pulled: bool,
+}
+
+impl Image {
+    /// What a container's status calls it: `repository@digest` as a registry knows it, or the id.
+    pub fn status_id(&self, name: &Reference) -> &str {
+        let digests = || self.references.iter().filter(|one| one.contains('@'));
+        let own = format!("{}@", name.repository());
+        let best = digests().find(|one| one.starts_with(&own)).or_else(|| digests().next());
+        best.unwrap_or(&self.id)
+    }
 }
 
 /// Why an operation on the store failed.
@@ -57,8 +77,6 @@ pub enum Error {
     Invalid(String),
     #[error("import image: {what} has digest {actual}, but its name says {expected}")]
     Digest { what: String, expected: String, actual: String },
-    #[error("import image: {0} is compressed with zstd, which is not supported yet")]
-    Zstd(String),
     #[error("import image: the archive gives it no name, use --tag")]
     NoName,
     #[error("import image: the archive holds {0} images, --tag can name only one")]

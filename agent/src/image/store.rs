@@ -1,6 +1,6 @@
 //! The store's operations. Blocking: call them from a blocking task.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use super::archive::Archive;
 use super::digest::{self, Digest, HashingReader};
 use super::manifest::{self, Blob, Configuration, Planned};
 use super::unpack::{self, Limits};
+use super::zstd;
 use super::{Error, Image, Reference, Result};
 
 /// `<data-dir>/images`. Cheap to open; any number of processes may use one directory.
@@ -26,6 +27,22 @@ pub struct ImageStore {
 struct Index {
     /// Normalised reference → image id.
     references: BTreeMap<String, String>,
+    /// Ids of images that a registry gave and can give again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pulled: BTreeSet<String>,
+}
+
+/// A directory below `tmp/` that is whoever holds this; when it is dropped it is gone. The lock tells the sweep.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    dir: tempfile::TempDir,
+    _lock: File,
+}
+
+impl Scratch {
+    pub(super) fn path(&self) -> &Path {
+        self.dir.path()
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,10 +53,12 @@ struct LayerRecord {
 }
 
 /// An image that is about to be recorded.
-struct Ready {
-    id: Digest,
-    config: Vec<u8>,
-    references: Vec<String>,
+pub(super) struct Ready {
+    pub(super) id: Digest,
+    pub(super) config: Vec<u8>,
+    pub(super) references: Vec<String>,
+    /// A registry gave it.
+    pub(super) pulled: bool,
 }
 
 impl ImageStore {
@@ -98,7 +117,7 @@ impl ImageStore {
             for (blob, diff_id) in image.layers.iter().zip(diff_ids(&parsed, image)?) {
                 self.stage(&archive, blob, &diff_id, scratch.path())?;
             }
-            ready.push(Ready { id, config, references });
+            ready.push(Ready { id, config, references, pulled: false });
         }
         self.commit(scratch.path(), &ready)
     }
@@ -121,6 +140,7 @@ impl ImageStore {
                 return Err(Error::InUse(reference.to_owned()));
             }
             index.references.retain(|_, id| *id != image.id);
+            index.pulled.remove(&image.id);
         }
         self.write_index(&index)?;
         if named { Ok(()) } else { self.collect_garbage(&image) }
@@ -139,13 +159,13 @@ impl ImageStore {
         for layer in gone.layers.iter().filter(|layer| !needed.contains(layer)) {
             let Some(dir) = layer.parent() else { continue };
             // Out of sight in one step; what is left after a crash is swept by the next start.
-            let grave = self.scratch()?;
+            let grave = self.scratch_locked()?;
             std::fs::rename(dir, grave.path().join("layer")).map_err(Error::io("remove", dir))?;
         }
         Ok(())
     }
 
-    /// Unpack one layer into the scratch directory, unless it is here already.
+    /// Unpack one layer of an archive into the scratch directory, unless it is here already.
     fn stage(
         &self,
         archive: &Archive,
@@ -153,42 +173,43 @@ impl ImageStore {
         diff_id: &Digest,
         scratch: &Path,
     ) -> Result<()> {
-        let staged = scratch.join(short(diff_id));
-        if staged.exists() || self.layer(diff_id).is_ok() {
+        if self.has(diff_id, scratch) {
             return Ok(());
         }
-        let target = staged.join("fs");
-        std::fs::create_dir_all(&target).map_err(Error::io("create directory", &target))?;
-        let size = match &blob.digest {
-            None => self.unpack(&blob.name, archive.reader(&blob.name)?, diff_id, &target)?,
-            Some(expected) => {
-                let mut blob_stream = HashingReader::new(archive.reader(&blob.name)?);
-                let size = self.unpack(&blob.name, &mut blob_stream, diff_id, &target)?;
-                let actual = blob_stream.finish().map_err(Error::io("read", &blob.name))?;
-                check(&blob.name, expected, actual)?;
-                size
-            }
+        let stream = archive.reader(&blob.name)?;
+        let Some(expected) = &blob.digest else {
+            return self.stage_stream(&blob.name, stream, diff_id, scratch);
         };
-        let record = LayerRecord { diff_id: diff_id.to_string(), size };
-        write_json(&staged.join("layer.json"), &record)
+        let mut stream = HashingReader::new(stream);
+        self.stage_stream(&blob.name, &mut stream, diff_id, scratch)?;
+        check(&blob.name, expected, stream.finish().map_err(Error::io("read", &blob.name))?)
     }
 
-    /// Unpack a layer that must have this diffID; the answer is its size.
-    fn unpack(
+    /// Is the layer in the store, or staged?
+    pub(super) fn has(&self, diff_id: &Digest, scratch: &Path) -> bool {
+        scratch.join(short(diff_id)).exists() || self.layer(diff_id).is_ok()
+    }
+
+    /// Unpack a layer, compressed or not, into the scratch directory. It must have this diffID.
+    pub(super) fn stage_stream(
         &self,
         name: &str,
         stream: impl Read,
         diff_id: &Digest,
-        target: &Path,
-    ) -> Result<u64> {
+        scratch: &Path,
+    ) -> Result<()> {
+        let staged = scratch.join(short(diff_id));
+        let target = staged.join("fs");
+        std::fs::create_dir_all(&target).map_err(Error::io("create directory", &target))?;
         let mut plain = HashingReader::new(decompress(name, stream)?);
-        let size = unpack::layer(&mut plain, target, self.limits)?;
+        let size = unpack::layer(&mut plain, &target, self.limits)?;
         check(name, diff_id, plain.finish().map_err(Error::io("read", name))?)?;
-        Ok(size)
+        let record = LayerRecord { diff_id: diff_id.to_string(), size };
+        write_json(&staged.join("layer.json"), &record)
     }
 
     /// Make what was staged visible: flush, rename layers, write configurations, then the index.
-    fn commit(&self, scratch: &Path, ready: &[Ready]) -> Result<Vec<Image>> {
+    pub(super) fn commit(&self, scratch: &Path, ready: &[Ready]) -> Result<Vec<Image>> {
         sync_filesystem(scratch)?;
         let layers = self.root.join("layers");
         for entry in read_dir(scratch)? {
@@ -206,8 +227,15 @@ impl ImageStore {
         let _index = self.lock("lock", FlockOperation::LockExclusive)?;
         let mut index = self.index()?;
         for image in ready {
+            let id = image.id.to_string();
+            if !image.pulled {
+                index.pulled.remove(&id);
+            } else if !index.references.values().any(|known| *known == id) {
+                // One that was imported under another name stays what it is.
+                index.pulled.insert(id.clone());
+            }
             for reference in &image.references {
-                index.references.insert(reference.clone(), image.id.to_string());
+                index.references.insert(reference.clone(), id.clone());
             }
         }
         self.write_index(&index)?;
@@ -233,7 +261,9 @@ impl ImageStore {
         let id = id.to_string();
         let names = index.references.iter().filter(|(_, of)| **of == id);
         let references = names.map(|(name, _)| name.clone()).collect();
-        Ok(Image { id, references, size, layers, config: config.config.unwrap_or_default() })
+        let pulled = index.pulled.contains(&id);
+        let config = config.config.unwrap_or_default();
+        Ok(Image { id, references, size, layers, config, pulled })
     }
 
     fn layer(&self, diff_id: &Digest) -> Result<LayerRecord> {
@@ -279,9 +309,19 @@ impl ImageStore {
         self.root.join("configs").join(format!("{}.json", id.hex()))
     }
 
-    pub(super) fn scratch(&self) -> Result<tempfile::TempDir> {
+    pub(super) fn scratch(&self) -> Result<Scratch> {
+        // Between its making and its locking nobody may sweep.
+        let _no_sweep = self.importing()?;
+        self.scratch_locked()
+    }
+
+    fn scratch_locked(&self) -> Result<Scratch> {
         let tmp = self.root.join("tmp");
-        tempfile::tempdir_in(&tmp).map_err(Error::io("create directory in", tmp))
+        let dir = tempfile::tempdir_in(&tmp).map_err(Error::io("create directory in", tmp))?;
+        let lock = File::open(dir.path()).map_err(Error::io("open", dir.path()))?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive)
+            .map_err(Error::io("lock", dir.path()))?;
+        Ok(Scratch { dir, _lock: lock })
     }
 
     /// While this is held, nothing is removed and nothing in tmp/ is swept.
@@ -301,12 +341,16 @@ impl ImageStore {
         Ok(file)
     }
 
-    /// Nobody imports: whatever is in tmp/ was left by somebody who died.
+    /// Whatever is in tmp/ without a lock was left by somebody who died.
     fn sweep(&self) -> Result<()> {
         match self.lock("gc.lock", FlockOperation::NonBlockingLockExclusive) {
             Ok(_alone) => {
                 for path in read_dir(&self.root.join("tmp"))? {
-                    std::fs::remove_dir_all(&path).map_err(Error::io("remove", path))?;
+                    let Ok(dir) = File::open(&path) else { continue };
+                    let how = FlockOperation::NonBlockingLockExclusive;
+                    if rustix::fs::flock(&dir, how).is_ok() {
+                        std::fs::remove_dir_all(&path).map_err(Error::io("remove", path))?;
+                    }
                 }
                 Ok(())
             }
@@ -347,6 +391,11 @@ fn references(image: &Planned, tag: Option<&Reference>) -> Result<Vec<String>> {
 }
 
 fn diff_ids(config: &Configuration, image: &Planned) -> Result<Vec<Digest>> {
+    layers_of(config, image.layers.len())
+}
+
+/// The diffIDs of an image that has so many layers, lowest first; an error if it is not for this machine.
+pub(super) fn layers_of(config: &Configuration, layers: usize) -> Result<Vec<Digest>> {
     let here = manifest::architecture();
     if !matches!(config.os.as_str(), "" | "linux")
         || !(config.architecture.is_empty() || config.architecture == here)
@@ -355,9 +404,11 @@ fn diff_ids(config: &Configuration, image: &Planned) -> Result<Vec<Digest>> {
         return Err(Error::Invalid(format!("it is for {os}/{arch}, this node is linux/{here}")));
     }
     let ids = &config.rootfs.diff_ids;
-    if ids.len() != image.layers.len() || ids.is_empty() {
-        let (want, have) = (ids.len(), image.layers.len());
-        return Err(Error::Invalid(format!("its configuration has {want} layers, it has {have}")));
+    if ids.len() != layers || ids.is_empty() {
+        let want = ids.len();
+        return Err(Error::Invalid(format!(
+            "its configuration has {want} layers, it has {layers}"
+        )));
     }
     ids.iter()
         .map(|id| digest::parse(id).ok_or_else(|| Error::Invalid(format!("bad diffID {id:?}"))))
@@ -388,7 +439,9 @@ fn decompress<'a>(name: &str, mut stream: impl Read + 'a) -> Result<Box<dyn Read
     let whole = io::Cursor::new(magic.clone()).chain(stream);
     match magic[..] {
         [0x1f, 0x8b, ..] => Ok(Box::new(MultiGzDecoder::new(whole))),
-        [0x28, 0xb5, 0x2f, 0xfd] => Err(Error::Zstd(name.to_owned())),
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
+            Ok(Box::new(zstd::Frames::new(io::BufReader::new(whole))))
+        }
         _ => Ok(Box::new(whole)),
     }
 }

@@ -11,7 +11,7 @@ use super::pods::Pods;
 use crate::container::field::PodFacts;
 use crate::container::resources::HostSize;
 use crate::events::Recorder;
-use crate::image::ImageStore;
+use crate::image::{ImageStore, Puller};
 use crate::pod::clock::Clock;
 use crate::sandbox::{self, files};
 
@@ -20,6 +20,7 @@ pub struct Context {
     pub sandbox: sandbox::Settings,
     pub client: Client,
     pub images: Arc<ImageStore>,
+    pub puller: Puller,
     pub recorder: Recorder,
     pub clock: Clock,
     pub host: HostSize,

@@ -41,7 +41,7 @@ pub fn read(data_dir: &Path) -> HostFacts {
 }
 
 /// Total and available bytes of a path's file system; zeros if it cannot be asked.
-fn disk(path: &Path) -> (u64, u64) {
+pub(super) fn disk(path: &Path) -> (u64, u64) {
     match statvfs(path) {
         Ok(stat) => {
             let unit = stat.fragment_size();

@@ -7,6 +7,7 @@
 
 pub mod context;
 pub mod facts;
+mod images;
 pub mod options;
 pub mod pods;
 mod report;
@@ -33,7 +34,7 @@ pub use self::options::NodeOptions;
 pub use self::pods::{ContainerTarget, Pods, TargetError};
 use crate::dns::{self, SharedZone};
 use crate::events::Recorder;
-use crate::image::ImageStore;
+use crate::image::{ImageStore, Puller, Registry};
 use crate::pod::clock::Clock;
 use crate::pod::manager;
 use crate::proxy::{self, ProxyOptions};
@@ -134,7 +135,11 @@ async fn start(
         node_name: options.node_name.clone(),
         pids_per_pod: options.pids_per_pod,
     };
+    let settings = &options.images;
+    let registry = Registry::new(&settings.hosts_dir, &settings.auth_file);
+    let puller = Puller::new(Arc::clone(&images), registry, settings.max_parallel_pulls);
     let context = Arc::new(Context {
+        puller,
         options,
         sandbox,
         client,
@@ -146,6 +151,7 @@ async fn start(
         pods: Pods::default(),
     });
     tasks.spawn(report::keep_lease(Arc::clone(&context), shutdown.clone()));
+    tasks.spawn(images::keep_room(Arc::clone(&context), shutdown.clone()));
     tasks.spawn(report::keep_status(Arc::clone(&context), facts, shutdown.clone()));
     let zone = SharedZone::default();
     tasks.spawn(dns::run(context.sandbox.network.clone(), Arc::clone(&zone), shutdown.clone()));

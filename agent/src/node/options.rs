@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
+use crate::config::ImageSettings;
 use crate::pod::backoff::BackoffOptions;
 
 #[derive(Debug, Clone)]
@@ -35,6 +36,7 @@ pub struct NodeOptions {
     pub log_max_size: u64,
     pub log_max_files: u32,
     pub lease_interval: Duration,
+    pub images: ImageSettings,
 }
 
 impl NodeOptions {
@@ -58,6 +60,7 @@ impl NodeOptions {
             log_max_size: 10 << 20,
             log_max_files: 5,
             lease_interval: Duration::from_secs(10),
+            images: ImageSettings::default(),
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct PodView {
     pub address: Option<String>,
     /// Main containers first, in the spec's order.
     pub containers: Vec<ContainerView>,
+    /// Names and ids of the images that it runs from, or will.
+    pub images: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -183,6 +185,7 @@ mod tests {
             host_network: false,
             address: None,
             containers: names.iter().map(container).collect(),
+            images: Vec::new(),
         }
     }
 

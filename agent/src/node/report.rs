@@ -209,17 +209,22 @@ async fn observe(context: &Arc<Context>) -> (Pressure, Vec<Image>) {
     tokio::task::spawn_blocking(look).await.unwrap_or_default()
 }
 
-/// Says what people should know of a node that has just started.
-pub(super) fn announce(recorder: &Recorder, node: &Node, missing: &[&str]) {
-    let name = node.metadata.name.clone();
-    let about = ObjectReference {
+/// How events name a node.
+pub(super) fn about_node(name: &str) -> ObjectReference {
+    ObjectReference {
         api_version: Some("v1".into()),
         kind: Some("Node".into()),
         // As upstream: a node's events carry its name for a uid.
-        uid: name.clone(),
-        name: name.clone(),
+        uid: Some(name.into()),
+        name: Some(name.into()),
         ..ObjectReference::default()
-    };
+    }
+}
+
+/// Says what people should know of a node that has just started.
+pub(super) fn announce(recorder: &Recorder, node: &Node, missing: &[&str]) {
+    let name = node.metadata.name.clone().unwrap_or_default();
+    let about = about_node(&name);
     let note = |warning, reason: &str, message: String| Note {
         about: about.clone(),
         warning,
@@ -230,6 +235,5 @@ pub(super) fn announce(recorder: &Recorder, node: &Node, missing: &[&str]) {
     if !missing.is_empty() {
         recorder.record(note(true, "CgroupLimitsMissing", status::missing_message(missing)));
     }
-    let name = name.unwrap_or_default();
     recorder.record(note(false, "NodeReady", format!("Node {name} status is now: NodeReady")));
 }

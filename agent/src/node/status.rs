@@ -18,6 +18,8 @@ use crate::image::Image;
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 /// Images told of, as upstream.
 const MAX_IMAGES: usize = 50;
+/// Names of one image, likewise.
+const MAX_NAMES: usize = 5;
 
 /// All that a Node's status says.
 #[derive(Debug)]
@@ -107,13 +109,20 @@ fn images(images: &[Image]) -> Vec<ContainerImage> {
     let mut list: Vec<ContainerImage> = images
         .iter()
         .map(|image| ContainerImage {
-            names: Some(image.references.clone()),
+            names: Some(names(image)),
             size_bytes: i64::try_from(image.size).ok(),
         })
         .collect();
     list.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.names.cmp(&b.names)));
     list.truncate(MAX_IMAGES);
     list
+}
+
+/// By digest first, as upstream.
+fn names(image: &Image) -> Vec<String> {
+    let (digests, tags): (Vec<_>, Vec<_>) =
+        image.references.iter().cloned().partition(|name| name.contains('@'));
+    digests.into_iter().chain(tags).take(MAX_NAMES).collect()
 }
 
 /// Which controllers the host lacks.

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::backoff::BackoffOptions;
 use super::clock::Now;
-use super::decide::{self, CRASH_LOOP};
+use super::decide::{self, CRASH_LOOP, ERR_IMAGE_PULL, IMAGE_PULL_BACK_OFF};
 use super::state::{
-    Action, Event, Life, PodState, Removal, Report, Run, Sandbox, StartFailure, Stop, StopStep,
-    Termination,
+    Action, ContainerState, Event, Life, PodState, Removal, Report, Run, Sandbox, StartFailure,
+    Stop, StopStep, Termination,
 };
 use crate::probe::schedule::{ProbeState, Reading};
 use crate::probe::{Outcome, ProbeKind};
@@ -157,6 +158,8 @@ fn started(
     container.restart_count = attempt;
     container.tried = true;
     container.image_backoff.reset();
+    container.pull_after = None;
+    container.waited = None;
     container.id.clone_from(&id);
     container.life = Life::Running(Run { id, attempt, started_at, since: now.mono, probes });
     let name = &state.plan.containers[index].name;
@@ -191,25 +194,50 @@ fn start_failed(
     }
     match failure {
         StartFailure::NotMade { reason, message } => {
-            let delay = container.image_backoff.retry(&state.options.backoff).min(LOOK_AGAIN);
+            let still = reason == IMAGE_PULL_BACK_OFF;
+            let not_before = try_again(container, &reason, &state.options.backoff, now);
             // What is wrong with an image was said in an event of its own.
-            let image = matches!(reason.as_str(), "ErrImagePull" | "ErrImageNeverPull");
+            let image = reason.contains("Image");
             let error = if image { &reason } else { &message };
-            actions.push(warn("Failed", format!("Error: {error}"), Some(index)));
-            container.life = Life::Waiting {
-                reason,
-                message: Some(message),
-                since: now.mono,
-                not_before: Some(now.mono + delay),
+            // Nobody waits for what a Pod that stops does not start; and that a back-off goes on was said before.
+            if state.stop.is_none() && !still {
+                actions.push(warn("Failed", format!("Error: {error}"), Some(index)));
+            }
+            let before = container.waited.take();
+            let (reason, message) = match before {
+                Some(before) if still => before,
+                _ => (reason, Some(message)),
             };
+            container.life = Life::Waiting { reason, message, since: now.mono, not_before };
         }
         StartFailure::Ended(termination) => {
             container.restart_count = attempt;
             container.tried = true;
+            container.waited = None;
             let message = termination.message.clone().unwrap_or_else(|| termination.reason.clone());
             actions.push(warn("Failed", format!("Error: {message}"), Some(index)));
             over(state, index, termination, Duration::ZERO, now, actions);
         }
+    }
+}
+
+/// When a start that made nothing is tried again. A pull has its whole back-off; the image may be imported meanwhile, so
+/// the store is looked into more often.
+fn try_again(
+    container: &mut ContainerState,
+    reason: &str,
+    options: &BackoffOptions,
+    now: Now,
+) -> Option<Duration> {
+    let soon = now.mono + LOOK_AGAIN;
+    match reason {
+        IMAGE_PULL_BACK_OFF => Some(container.pull_after.map_or(soon, |at| at.min(soon))),
+        ERR_IMAGE_PULL => {
+            let at = now.mono + container.image_backoff.retry(options);
+            container.pull_after = Some(at);
+            Some(at.min(soon))
+        }
+        _ => Some((now.mono + container.image_backoff.retry(options)).min(soon)),
     }
 }
 

@@ -19,6 +19,7 @@ pub const POD_INITIALIZING: &str = "PodInitializing";
 pub const CRASH_LOOP: &str = "CrashLoopBackOff";
 pub const ERR_IMAGE_PULL: &str = "ErrImagePull";
 pub const IMAGE_PULL_BACK_OFF: &str = "ImagePullBackOff";
+pub const INVALID_IMAGE_NAME: &str = "InvalidImageName";
 
 /// How long ErrImagePull is shown before it becomes ImagePullBackOff.
 const SHOW_PULL_ERROR: Duration = Duration::from_secs(1);
@@ -154,10 +155,19 @@ fn start_if_due(state: &mut PodState, index: usize, now: Now, actions: &mut Vec<
         &mut state.containers[index].life,
         Life::Starting { attempt, ended: None },
     );
-    if let Life::Exited(end) = before {
-        state.containers[index].last = Some(end);
+    match before {
+        Life::Exited(end) => state.containers[index].last = Some(end),
+        Life::Waiting { reason, message, .. } if is_failure(&reason) => {
+            state.containers[index].waited = Some((reason, message));
+        }
+        _ => {}
     }
     actions.push(Action::StartContainer { index, attempt });
+}
+
+/// Something that people should go on seeing while it is tried again.
+fn is_failure(reason: &str) -> bool {
+    !matches!(reason, CONTAINER_CREATING | POD_INITIALIZING | CRASH_LOOP)
 }
 
 /// A new sandbox begins from the beginning: init containers that were done run again.
@@ -210,7 +220,8 @@ fn show_pull_back_off(state: &mut PodState, now: Now, actions: &mut Vec<Action>)
         if reason == ERR_IMAGE_PULL && *since + SHOW_PULL_ERROR <= now.mono {
             let detail = message.take().unwrap_or_default();
             *reason = IMAGE_PULL_BACK_OFF.into();
-            *message = Some(format!("Back-off pulling image \"{image}\": {detail}"));
+            *message =
+                Some(format!("Back-off pulling image \"{image}\": {ERR_IMAGE_PULL}: {detail}"));
             actions.push(note(
                 "BackOff",
                 format!("Back-off pulling image \"{image}\""),

@@ -8,6 +8,7 @@ mod apply;
 pub mod backoff;
 pub mod clock;
 pub mod decide;
+mod image;
 pub mod manager;
 mod message;
 mod perform;

@@ -127,6 +127,8 @@ fn start_container(worker: &Worker, index: usize, attempt: u32) {
         index,
         name: worker.state.plan.containers[index].name.clone(),
         attempt,
+        may_pull: worker.state.containers[index].may_pull(worker.context.clock.now()),
+        stopped: worker.stopped.clone(),
         outbox: worker.outbox.clone(),
     };
     worker.spawn(not_made(PANICKED), start::start(order));

@@ -5,22 +5,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use kobune_runtime::wire::{CreateRequest, ErrorKind, LogConfig, Request, Response, Rootfs};
 use nix::sys::signal::Signal;
 use oci_spec::runtime::LinuxSeccomp;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::clock::from_nanos;
 use super::plan::find_container;
+use super::sources;
 use super::state::{Event, StartFailure, Termination};
-use super::worker::{Msg, reference};
-use super::{decide, sources};
+use super::worker::Msg;
 use crate::container::env::{self, Sources};
 use crate::container::mounts::{self, PodFiles, VolumeBind};
 use crate::container::seccomp::{self, Choice};
 use crate::container::{ConfigError, Input, security, spec, user};
-use crate::events::Note;
 use crate::image::{Image, ImageStore};
 use crate::node::context::Context;
 use crate::node::pods::config_path;
@@ -40,6 +40,10 @@ pub(super) struct Order {
     pub(super) index: usize,
     pub(super) name: String,
     pub(super) attempt: u32,
+    /// The back-off of a pull that failed is over.
+    pub(super) may_pull: bool,
+    /// Cancelled when the Pod is to stop: nobody needs the container any more.
+    pub(super) stopped: CancellationToken,
     pub(super) outbox: mpsc::UnboundedSender<Msg>,
 }
 
@@ -96,7 +100,7 @@ async fn try_start(order: &Order) -> Result<(String, Timestamp), Failure> {
     let gone =
         || ConfigError::Create(format!("container \"{}\" is not in the Pod's spec", order.name));
     let container = find_container(&order.pod, &order.name).ok_or_else(gone)?.clone();
-    let image = find_image(order, &container).await?;
+    let image = super::image::find(order, &container).await?;
     let namespace = order.pod.metadata.namespace.clone().unwrap_or_default();
     let sources = sources::fetch(&order.context.client, &namespace, &env::needs(&container)).await;
     let sources = sources.map_err(|error| ConfigError::Config(error.to_string()))?;
@@ -125,7 +129,7 @@ async fn try_start(order: &Order) -> Result<(String, Timestamp), Failure> {
     run(order, request).await
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ConfigError> + Send + 'static,
 ) -> Result<T, ConfigError> {
     let joined = tokio::task::spawn_blocking(work).await;
@@ -154,66 +158,6 @@ async fn run(order: &Order, request: CreateRequest) -> Result<(String, Timestamp
             "unexpected answer {other:?}"
         )))),
     }
-}
-
-async fn find_image(order: &Order, container: &Container) -> Result<Image, ConfigError> {
-    let reference = container.image.clone().unwrap_or_default();
-    let policy = container.image_pull_policy.clone().unwrap_or_default();
-    let images = Arc::clone(&order.context.images);
-    let name = reference.clone();
-    let found = blocking(move || {
-        images.resolve(&name).map_err(|error| {
-            let message = format!("failed to look for image \"{name}\": {error}");
-            ConfigError::Image { reason: "InvalidImageName", message }
-        })
-    })
-    .await?;
-    let Some(image) = found else { return Err(missing_image(order, &reference, &policy)) };
-    if policy == "Always" {
-        let message = format!(
-            "Container image \"{reference}\" is used as it is on the node: pulling is not supported yet"
-        );
-        tell(order, true, "PullPolicyIgnored", message);
-    } else {
-        tell(
-            order,
-            false,
-            "Pulled",
-            format!("Container image \"{reference}\" already present on machine"),
-        );
-    }
-    let shown = image.references.first().cloned().unwrap_or(reference);
-    let event =
-        Event::ImageResolved { index: order.index, image: shown, image_id: image.id.clone() };
-    let _ = order.outbox.send(Msg::Event(event));
-    Ok(image)
-}
-
-fn missing_image(order: &Order, reference: &str, policy: &str) -> ConfigError {
-    if policy == "Never" {
-        let message =
-            format!("Container image \"{reference}\" is not present with pull policy of Never");
-        tell(order, true, "ErrImageNeverPull", message.clone());
-        return ConfigError::Image { reason: "ErrImageNeverPull", message };
-    }
-    let message = format!(
-        "image \"{reference}\" is not in the node's store, and pulling is not supported yet; use `kobune image import`"
-    );
-    tell(order, true, "Failed", format!("Failed to pull image \"{reference}\": {message}"));
-    ConfigError::Image { reason: decide::ERR_IMAGE_PULL, message }
-}
-
-fn tell(order: &Order, warning: bool, reason: &str, message: String) {
-    let is_init = order
-        .pod
-        .spec
-        .iter()
-        .flat_map(|spec| spec.init_containers.iter().flatten())
-        .any(|one| one.name == order.name);
-    let list = if is_init { "initContainers" } else { "containers" };
-    let field_path = Some(format!("spec.{list}{{{}}}", order.name));
-    let about = ObjectReference { field_path, ..reference(&order.pod) };
-    order.context.recorder.record(Note { about, warning, reason: reason.into(), message });
 }
 
 /// What [`prepare`] works on.

@@ -103,6 +103,10 @@ pub struct ContainerState {
     pub image_id: String,
     /// The id of the present or latest run.
     pub id: String,
+    /// No pull before this moment: the last one failed.
+    pub pull_after: Option<Duration>,
+    /// Why it waited before the start that is under way: people see that until it has started.
+    pub waited: Option<(String, Option<String>)>,
 }
 
 impl ContainerState {
@@ -122,7 +126,14 @@ impl ContainerState {
             image: image.into(),
             image_id: String::new(),
             id: String::new(),
+            pull_after: None,
+            waited: None,
         }
+    }
+
+    /// The back-off of a pull that failed is over.
+    pub fn may_pull(&self, now: Now) -> bool {
+        self.pull_after.is_none_or(|at| at <= now.mono)
     }
 
     pub fn next_attempt(&self) -> u32 {

@@ -270,6 +270,53 @@ fn a_missing_image_backs_off_and_recovers() {
 }
 
 #[test]
+fn a_pull_backs_off_to_five_minutes_while_the_store_is_looked_into() {
+    let mut bench = Bench::new(r#"{"containers":[{"name":"app","image":"x"}]}"#);
+    bench.sandbox();
+    let fail = |bench: &mut Bench, reason: &str| {
+        let failure = StartFailure::NotMade { reason: reason.into(), message: "m".into() };
+        reports(&bench.send(Event::StartFailed { index: 0, attempt: 0, failure }))
+    };
+    let may_pull = |bench: &Bench| bench.state.containers[0].may_pull(bench.now);
+    assert_eq!(fail(&mut bench, "ErrImagePull"), ["Failed"]);
+    assert!(!may_pull(&bench));
+    for delay in [10, 20, 40, 80, 160, 300, 300_u64] {
+        let mut waited = 0;
+        loop {
+            let started = (1..=20).find(|_| {
+                waited += 1;
+                !deeds(&bench.wait(1)).is_empty()
+            });
+            assert!(started.is_some(), "the store is looked into at least every 20 s");
+            if may_pull(&bench) {
+                break;
+            }
+            // What was said stays to be seen, and is not said again.
+            let waited = bench.state.containers[0].waited.clone().unwrap();
+            assert_eq!(waited.0, "ImagePullBackOff");
+            assert!(waited.1.unwrap().ends_with("ErrImagePull: m"));
+            assert!(fail(&mut bench, "ImagePullBackOff").is_empty());
+        }
+        assert_eq!(waited, delay);
+        assert_eq!(fail(&mut bench, "ErrImagePull"), ["Failed"]);
+    }
+    bench.wait(300);
+    bench.started(0, 0);
+    let container = &bench.state.containers[0];
+    assert_eq!((&container.pull_after, &container.waited), (&None, &None));
+}
+
+#[test]
+fn a_pod_that_is_deleted_while_pulling_says_nothing_of_the_pull() {
+    let mut bench = Bench::new(r#"{"containers":[{"name":"app","image":"x"}]}"#);
+    bench.sandbox();
+    assert!(bench.send(Event::Deleted { grace: Duration::from_secs(30) }).is_empty());
+    let failure = StartFailure::NotMade { reason: "ErrImagePull".into(), message: "m".into() };
+    let actions = bench.send(Event::StartFailed { index: 0, attempt: 0, failure });
+    assert_eq!(actions, [Action::TeardownSandbox]);
+}
+
+#[test]
 fn a_lost_supervisor_means_a_new_sandbox_and_a_restart() {
     let mut bench = Bench::new(ONE);
     bench.sandbox();

@@ -102,6 +102,10 @@ fn api_state(state: &PodState, container: &ContainerState) -> ApiState {
     };
     match &container.life {
         Life::Waiting { reason, message, .. } => waiting(reason, message),
+        Life::Starting { .. } if container.waited.is_some() => {
+            let (reason, message) = container.waited.clone().unwrap_or_default();
+            waiting(&reason, &message)
+        }
         Life::Starting { .. } => {
             let has_init = state.plan.containers.iter().any(|plan| plan.kind != Kind::Main);
             waiting(

@@ -63,6 +63,8 @@ pub struct Worker {
     /// True while the API's status says what the machine says.
     pub(super) settled: watch::Sender<bool>,
     refused: Vec<admit::Refusal>,
+    /// Cancelled when the Pod is to stop: starts that wait for an image give up.
+    pub(super) stopped: CancellationToken,
 }
 
 impl Worker {
@@ -89,6 +91,7 @@ impl Worker {
             writer: Writer::default(),
             settled: watch::channel(false).0,
             refused,
+            stopped: CancellationToken::new(),
         }
     }
 
@@ -215,7 +218,11 @@ impl Worker {
 
     pub(super) fn step(&mut self, event: Event) {
         let now = self.context.clock.now();
-        for action in step(&mut self.state, event, now) {
+        let actions = step(&mut self.state, event, now);
+        if self.state.stop.is_some() {
+            self.stopped.cancel();
+        }
+        for action in actions {
             match action {
                 Action::Report(report) => self.report(&report),
                 action => perform::perform(self, action),
@@ -349,6 +356,11 @@ impl Worker {
             host_network,
             address: if host_network { Some(host_ip()) } else { address },
             containers: main.chain(others).collect(),
+            images: both()
+                .flat_map(|(plan, container)| [&plan.image, &container.image_id])
+                .filter(|name| !name.is_empty())
+                .cloned()
+                .collect(),
         };
         self.context.pods.publish(&state.plan.namespace, &state.plan.name, view);
     }
