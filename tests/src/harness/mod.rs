@@ -17,6 +17,7 @@ pub mod image;
 pub mod namespaces;
 pub mod process;
 pub mod recorder;
+pub mod registry;
 pub mod snapshot;
 mod view;
 pub mod wait;

@@ -26,6 +26,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("apparmor_parser", "apparmor"),
     ("dbus-daemon", "dbus"),
     ("systemctl", "systemd"),
+    ("docker-registry", "docker-registry"),
+    ("skopeo", "skopeo"),
 ];
 
 /// What the runtime is measured beside, and what compiles the measuring programs.
