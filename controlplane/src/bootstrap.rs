@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::api::{Api, api_address};
 use crate::auth::policy;
 use crate::context::Config;
+use crate::controllers::volumes::local_path;
 use crate::object::Resource;
 use crate::reader::Reader;
 use crate::status::ApiError;
@@ -26,6 +27,7 @@ pub(crate) async fn run(api: &Api, config: &Config, address: SocketAddr) -> Resu
     for (name, value) in PRIORITIES {
         create(api, "priorityclasses.scheduling.k8s.io", priority(name, value)).await?;
     }
+    create(api, "storageclasses.storage.k8s.io", local_path::class()).await?;
     create(api, "services", service(config, address.port())).await?;
     create(api, "services", dns()).await?;
     replace(api, "endpoints", endpoints(address)).await?;

@@ -10,6 +10,7 @@ mod bootstrap;
 pub mod context;
 mod control_plane;
 pub mod controllers;
+mod cron;
 pub mod kinds;
 pub mod object;
 pub mod openapi;

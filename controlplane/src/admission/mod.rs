@@ -5,6 +5,7 @@
 //! write meanwhile.
 
 pub(crate) mod account;
+mod claims;
 pub(crate) mod limits;
 mod pod_security;
 mod priority;
@@ -13,6 +14,7 @@ pub(crate) mod quota;
 use serde_json::Value;
 
 use crate::api::errors;
+use crate::controllers::volumes;
 use crate::kinds::{Kind, Operation};
 use crate::reader::Reader;
 use crate::status::ApiError;
@@ -32,6 +34,9 @@ pub(crate) fn complete(
         priority::set(value, found);
         limits::complete(world, namespace, value);
     }
+    if kind.resource == volumes::CLAIMS {
+        claims::complete(world, value);
+    }
     Ok(())
 }
 
@@ -44,6 +49,11 @@ pub(crate) fn check(
     op: Operation<'_>,
 ) -> Result<Vec<String>, ApiError> {
     let refuse = |why: String| errors::forbidden(kind, name(value), &why);
+    if let Operation::Update { old, .. } = op
+        && kind.resource == volumes::CLAIMS
+    {
+        claims::check(world, value, old).map_err(refuse)?;
+    }
     if let Operation::Create = op {
         let wrong = limits::check(world, kind, namespace, value);
         if !wrong.is_empty() {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::errors;
 use crate::admission::account;
+use crate::controllers::volumes::protection;
 use crate::kinds::Kind;
 use crate::status::ApiError;
 
@@ -18,6 +19,21 @@ pub(crate) fn create(kind: &Kind, value: &mut Value) {
             service_account(&mut value["spec"]);
         }
         tolerations(&mut value["spec"]);
+    }
+    match kind.resource {
+        "persistentvolumeclaims" => protect(value, protection::CLAIM_FINALIZER),
+        "persistentvolumes" => protect(value, protection::VOLUME_FINALIZER),
+        _ => {}
+    }
+}
+
+/// What is in use is not gone before it is out of use.
+fn protect(value: &mut Value, finalizer: &str) {
+    let list = &mut value["metadata"]["finalizers"];
+    match list.as_array_mut() {
+        Some(list) if list.iter().any(|known| known == finalizer) => {}
+        Some(list) => list.push(finalizer.into()),
+        None => *list = json!([finalizer]),
     }
 }
 

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::write::{Place, store_error, uid_conflict};
-use super::{Api, admit, errors, meta};
+use super::{Api, admit, errors, meta, twin};
 use crate::kinds::Kind;
 use crate::object::{Key, Object};
 use crate::status::ApiError;
@@ -128,17 +128,19 @@ impl Api {
             if options.dry() {
                 return Ok(Deleted::Going(current));
             }
-            let key = Key::new(kind.resource, place.namespace, name);
+            let key = Key::new(twin::resource(kind), place.namespace, name);
             let version = current.meta.resource_version;
             let removes = step == Step::Remove;
             let write = match step {
                 Step::Remove => Write::Delete { key, version },
-                Step::Mark(value) => Write::Update { key, version, value },
+                Step::Mark(value) => {
+                    Write::Update { key, version, value: twin::stored(kind, value) }
+                }
                 Step::Nothing => return Ok(Deleted::Going(current)),
             };
             match self.store.commit(write).await {
-                Ok(object) if removes => return Ok(Deleted::Gone(object)),
-                Ok(object) => return Ok(Deleted::Going(object)),
+                Ok(object) if removes => return Ok(Deleted::Gone(twin::shown(kind, object))),
+                Ok(object) => return Ok(Deleted::Going(twin::shown(kind, object))),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(store_error(kind, name, error)),
             }

@@ -32,6 +32,7 @@ mod table;
 pub(crate) mod testing;
 mod text;
 mod token;
+mod twin;
 mod watch;
 mod write;
 mod writer;

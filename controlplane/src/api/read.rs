@@ -12,7 +12,7 @@ use serde_json::json;
 use super::accept::{Format, Shape};
 use super::request::ListOptions;
 use super::selector::Selectors;
-use super::{Api, errors, table};
+use super::{Api, errors, table, twin};
 use crate::kinds::Kind;
 use crate::object::Object;
 use crate::status::ApiError;
@@ -90,7 +90,7 @@ impl Api {
     }
 
     pub(super) fn present(&self, kind: &Kind, selectors: &Selectors) -> Snapshot {
-        self.store.snapshot(kind.resource, namespace(selectors))
+        as_shown(kind, self.store.snapshot(twin::resource(kind), namespace(selectors)))
     }
 
     fn past(
@@ -99,8 +99,9 @@ impl Api {
         selectors: &Selectors,
         revision: u64,
     ) -> Result<Snapshot, ApiError> {
-        let past = self.store.snapshot_at(kind.resource, namespace(selectors), revision);
-        past.map_err(|e| {
+        let resource = twin::resource(kind);
+        let past = self.store.snapshot_at(resource, namespace(selectors), revision);
+        past.map(|snapshot| as_shown(kind, snapshot)).map_err(|e| {
             errors::expired(format!("too old resource version: {} ({})", e.asked, e.oldest))
         })
     }
@@ -110,6 +111,14 @@ impl Api {
         let waited = tokio::time::timeout(PATIENCE, self.store.reached(revision)).await;
         waited.map_err(|_| errors::future_revision(revision, self.store.revision()))
     }
+}
+
+fn as_shown(kind: &Kind, mut snapshot: Snapshot) -> Snapshot {
+    if kind.strategy.twin().is_some() {
+        let objects = std::mem::take(&mut snapshot.objects).into_iter();
+        snapshot.objects = objects.map(|object| twin::shown(kind, object)).collect();
+    }
+    snapshot
 }
 
 /// The rest of the list may be had as it is now, for those who can live with that.

@@ -38,6 +38,11 @@ pub(crate) fn scale_of(object: &Object) -> Value {
 /// A label selector as one line, the way queries write it.
 fn selector_text(selector: &Value) -> Option<String> {
     let mut parts = Vec::new();
+    // A ReplicationController's is the map itself.
+    let plain = selector.as_object().into_iter().flatten();
+    for (key, value) in plain.filter_map(|(key, value)| Some((key, value.as_str()?))) {
+        parts.push(format!("{key}={value}"));
+    }
     for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
         parts.push(format!("{key}={}", value.as_str()?));
     }
@@ -194,6 +199,8 @@ mod tests {
         let mut scale = scale_of(&deployment());
         assert_eq!(scale["spec"]["replicas"], 2);
         assert_eq!(scale["status"], json!({"replicas": 1, "selector": "app=d,t notin (x,y)"}));
+        let plain = json!({"spec": {"selector": {"app": "d"}}});
+        assert_eq!(selector_text(&plain["spec"]["selector"]).as_deref(), Some("app=d"));
         scale["spec"]["replicas"] = 5.into();
         let value = scaled(kind, &deployment(), &scale).unwrap();
         assert_eq!(value["spec"]["replicas"], 5);

@@ -21,7 +21,7 @@ use super::accept::Shape;
 use super::body::Body;
 use super::request::ListOptions;
 use super::selector::Selectors;
-use super::{Api, errors, table};
+use super::{Api, errors, table, twin};
 use crate::kinds::Kind;
 use crate::object::Object;
 use crate::status::ApiError;
@@ -97,7 +97,7 @@ impl Api {
             asked
         };
         let now = Instant::now();
-        let watcher = match self.store.watch(kind.resource, from) {
+        let watcher = match self.store.watch(twin::resource(kind), from) {
             Ok(watcher) => watcher,
             Err(expired) => return Ok(super::body::full(gone(expired))),
         };
@@ -161,8 +161,9 @@ impl Watch {
 }
 
 impl View {
-    fn matching<'a>(&self, object: Option<&'a Arc<Object>>) -> Option<&'a Arc<Object>> {
-        object.filter(|o| self.selectors.match_object(self.kind, o))
+    fn matching(&self, object: Option<&Arc<Object>>) -> Option<Arc<Object>> {
+        let shown = object.map(|object| twin::shown(self.kind, object.clone()));
+        shown.filter(|o| self.selectors.match_object(self.kind, o))
     }
 
     /// What an event is to this watcher; None when it does not concern it.
@@ -170,13 +171,13 @@ impl View {
         let (old, new) = (self.matching(event.old.as_ref()), self.matching(event.new.as_ref()));
         let (kind, object) = match (old, new) {
             (None, None) => return None,
-            (None, Some(new)) => ("ADDED", new.clone()),
-            (Some(_), Some(new)) => ("MODIFIED", new.clone()),
+            (None, Some(new)) => ("ADDED", new),
+            (Some(_), Some(new)) => ("MODIFIED", new),
             (Some(old), None) => (
                 "DELETED",
                 match &event.gone {
-                    Some(gone) => gone.clone(),
-                    None => Arc::new(at_revision(old, event.revision)?),
+                    Some(gone) => twin::shown(self.kind, gone.clone()),
+                    None => Arc::new(at_revision(&old, event.revision)?),
                 },
             ),
         };

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::request::Query;
-use super::{Api, admit, errors, meta};
+use super::{Api, admit, errors, meta, twin};
 use crate::admission::{self, quota};
 use crate::apply::{self, Writing};
 use crate::kinds::{FieldValidation, Kind, Operation, invalid};
@@ -98,7 +98,7 @@ pub(crate) struct Place<'a> {
 
 impl Place<'_> {
     fn key(&self) -> Key {
-        Key::new(self.kind.resource, self.namespace, self.name)
+        Key::new(twin::resource(self.kind), self.namespace, self.name)
     }
 }
 
@@ -120,7 +120,8 @@ pub(crate) struct Written {
 impl Api {
     pub(super) fn find(&self, place: Place<'_>) -> Result<Arc<Object>, ApiError> {
         self.store
-            .get(place.kind.resource, place.namespace, place.name)
+            .get(twin::resource(place.kind), place.namespace, place.name)
+            .map(|object| twin::shown(place.kind, object))
             .ok_or_else(|| errors::not_found(place.kind, place.name))
     }
 
@@ -194,16 +195,19 @@ impl Api {
             return Err(invalid(kind, &name, causes));
         }
         let (_counting, warnings) = self.admit_content(place, &value, Operation::Create).await?;
-        let key = Key::new(kind.resource, place.namespace, &name);
+        let key = Key::new(twin::resource(kind), place.namespace, &name);
         if options.dry_run {
-            if self.store.get(kind.resource, place.namespace, &name).is_some() {
+            if self.store.get(twin::resource(kind), place.namespace, &name).is_some() {
                 return Err(errors::already_exists(kind, &name));
             }
             let object = Object::from_value(kind.resource, &value).map_err(errors::internal)?;
             return Ok((Arc::new(object), warnings));
         }
+        let value = twin::stored(kind, value);
         let commit = self.store.commit(Write::Create { key, value }).await;
-        commit.map(|object| (object, warnings)).map_err(|e| store_error(kind, &name, e))
+        commit
+            .map(|object| (twin::shown(kind, object), warnings))
+            .map_err(|e| store_error(kind, &name, e))
     }
 
     /// Replaces the object by what `desired` makes of the stored one.
@@ -276,10 +280,10 @@ impl Api {
         let (key, version) = (place.key(), current.meta.resource_version);
         let write = match meta::finished(&object) && admit::emptied(kind, &value) {
             true => Write::Delete { key, version },
-            false => Write::Update { key, version, value },
+            false => Write::Update { key, version, value: twin::stored(kind, value) },
         };
         match self.store.commit(write).await {
-            Ok(object) => done(object),
+            Ok(object) => done(twin::shown(kind, object)),
             Err(StoreError::Conflict { .. }) => Err(Failure::Race),
             Err(error) => Err(store_error(kind, name, error).into()),
         }

@@ -13,6 +13,7 @@ use super::history::REVISIONS;
 use super::job::JOBS;
 use super::look::PodView;
 use super::replicaset::REPLICASETS;
+use super::statefulset::STATEFULSETS;
 use crate::api::{Api, testing};
 use crate::context::{Config, Ctx};
 use crate::object::{Object, Resource};
@@ -427,6 +428,74 @@ async fn a_namespace_and_a_foreground_deletion_end() {
             kind.resource
         );
     }
+    cluster.is_quiet().await;
+    cluster.end().await;
+}
+
+/// Claims, volumes, scheduler and StatefulSet together: the volumes are made where the Pods go, come back with them,
+/// and are gone when nobody wants them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stateful_set_gets_its_volumes_and_keeps_them() {
+    const VOLUMES: Resource = super::volumes::VOLUMES;
+    const CLAIMS: Resource = super::volumes::CLAIMS;
+    let mut cluster = Cluster::start().await;
+    cluster.create(super::volumes::CLASSES, super::volumes::local_path::class()).await;
+    cluster
+        .change("nodes", "", "n", None, |n| {
+            n["metadata"]["labels"]["kubernetes.io/hostname"] = json!("n");
+        })
+        .await;
+    let set = json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db", "namespace": "team"},
+        "spec": {
+            "replicas": 2, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}},
+            "template": {
+                "metadata": {"labels": {"app": "db"}},
+                "spec": {"containers": [{
+                    "name": "c", "image": "i:1", "volumeMounts": [{"name": "data", "mountPath": "/d"}],
+                }]},
+            },
+            "volumeClaimTemplates": [{
+                "metadata": {"name": "data"},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+            }],
+        },
+    });
+    cluster.create(STATEFULSETS, set).await;
+    let ready = |n: i64| {
+        move |s: &Store| {
+            let set = s.get(STATEFULSETS, "team", "db").expect("it exists").value();
+            set["status"]["readyReplicas"].as_i64().unwrap_or(0) == n
+                && set["status"]["replicas"] == n
+        }
+    };
+    cluster.until("2/2 ready", ready(2), |_| ()).await;
+    let volume_of = |s: &Store| {
+        let claim = s.get(CLAIMS, "team", "data-db-1").expect("a claim").value();
+        assert_eq!(claim["spec"]["storageClassName"], "local-path");
+        claim["spec"]["volumeName"].as_str().expect("a volume").to_owned()
+    };
+    let name = volume_of(&cluster.store);
+    let bound = |s: &Store| {
+        s.list(VOLUMES, None).iter().filter(|v| v.value()["status"]["phase"] == "Bound").count()
+    };
+    cluster.until("both volumes bound", |s| bound(s) == 2, |_| ()).await;
+    cluster.is_quiet().await;
+
+    // Gone and back: the same volume, however often.
+    for replicas in [1, 2] {
+        cluster
+            .change(STATEFULSETS, "team", "db", None, |s| s["spec"]["replicas"] = json!(replicas))
+            .await;
+        cluster.until("scaled", ready(replicas), |_| ()).await;
+    }
+    assert_eq!(volume_of(&cluster.store), name);
+
+    // A claim in use stays until its Pod is gone; then the volume goes, too.
+    cluster.delete(CLAIMS, "team", "data-db-1", None).await;
+    assert!(cluster.store.get(CLAIMS, "team", "data-db-1").is_some());
+    cluster.change(STATEFULSETS, "team", "db", None, |s| s["spec"]["replicas"] = json!(1)).await;
+    cluster.until("the volume is gone", |s| s.get(VOLUMES, "", &name).is_none(), |_| ()).await;
     cluster.is_quiet().await;
     cluster.end().await;
 }

@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod aggregation;
 pub mod collector;
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 pub mod disruption;
@@ -24,6 +25,7 @@ pub mod quota;
 pub mod replicaset;
 pub mod runner;
 pub mod statefulset;
+pub(crate) mod volumes;
 mod workload;
 
 #[cfg(test)]
@@ -59,10 +61,13 @@ pub(crate) fn tools(ctx: &Ctx) -> Tools {
 fn all(ctx: &Ctx) -> Vec<Arc<dyn Controller>> {
     vec![
         Arc::new(deployment::Deployments),
-        Arc::new(replicaset::ReplicaSets),
+        Arc::new(replicaset::SETS),
+        Arc::new(replicaset::CONTROLLERS),
         Arc::new(daemonset::DaemonSets),
         Arc::new(statefulset::StatefulSets),
         Arc::new(job::Jobs),
+        Arc::new(cronjob::CronJobs),
+        Arc::new(volumes::Binder),
         Arc::new(endpoints::Slices),
         Arc::new(endpoints::Legacy),
         Arc::new(nodeipam::NodeIpam::new(ctx.config.cluster_cidr, ctx.config.node_cidr_mask)),

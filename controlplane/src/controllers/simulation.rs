@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::deployment::{DEPLOYMENTS, Deployments};
 use super::look::PodView;
 use super::outcome::Act;
-use super::replicaset::ReplicaSets;
+use super::replicaset;
 use super::runner::{Controller, Seen};
 use super::world::World;
 use crate::object::{Key, Resource};
@@ -101,7 +101,7 @@ impl Simulation {
             },
         });
         let controllers: Vec<Box<dyn Controller>> =
-            vec![Box::new(Deployments), Box::new(ReplicaSets)];
+            vec![Box::new(Deployments), Box::new(replicaset::SETS)];
         Self::of(DEPLOYMENTS, deployment, controllers, lossy)
     }
 

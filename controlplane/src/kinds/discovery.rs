@@ -52,12 +52,10 @@ impl Strategy for EndpointSlices {
     }
 
     fn validate(&self, value: &Value, op: Operation<'_>) -> Vec<Cause> {
-        let mut errors = Errors::default();
         let named = (&KIND, names::dns_subdomain as fn(&str) -> Vec<String>);
-        if let Some(slice) = metadata::check::<EndpointSlice>(&mut errors, named, value, op) {
-            check(&mut errors, &slice, op);
-        }
-        errors.into_causes()
+        metadata::validated::<EndpointSlice>(named, value, op, |errors, slice| {
+            check(errors, slice, op);
+        })
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -11,9 +11,11 @@ mod core;
 mod decode;
 mod discovery;
 mod edit;
+mod events;
 mod field;
 mod metadata;
 mod names;
+mod networking;
 mod ownership;
 mod policy;
 mod quantity;
@@ -131,6 +133,8 @@ pub fn all() -> &'static [Kind] {
         core::persistent_volume::KIND,
         core::persistent_volume_claim::KIND,
         core::pod::KIND,
+        core::pod_template::KIND,
+        core::replication_controller::KIND,
         core::resource_quota::KIND,
         core::secret::KIND,
         core::service_account::KIND,
@@ -140,9 +144,11 @@ pub fn all() -> &'static [Kind] {
         apps::deployment::KIND,
         apps::replica_set::KIND,
         apps::stateful_set::KIND,
+        batch::cron_job::KIND,
         batch::job::KIND,
         coordination::KIND,
         discovery::KIND,
+        events::KIND,
         review::LOCAL_ACCESS,
         review::SELF,
         review::SELF_ACCESS,
@@ -153,9 +159,15 @@ pub fn all() -> &'static [Kind] {
         rbac::CLUSTER_ROLE_BINDING,
         rbac::ROLE,
         rbac::ROLE_BINDING,
+        networking::ingress::KIND,
+        networking::ingress_class::KIND,
+        networking::network_policy::KIND,
         policy::KIND,
         scheduling::KIND,
+        storage::csi::DRIVER,
+        storage::csi::NODE,
         storage::class::KIND,
+        storage::csi::ATTACHMENT,
     ];
     ALL
 }
@@ -198,6 +210,13 @@ macro_rules! typed {
 }
 use typed;
 
+/// Another kind that the objects are stored as: the same thing under other names.
+pub struct Twin {
+    pub resource: Resource,
+    pub shown: fn(&mut Value),
+    pub stored: fn(&mut Value),
+}
+
 /// What differs between kinds.
 pub trait Strategy: Send + Sync {
     /// Make the API type known to `types`.
@@ -209,6 +228,11 @@ pub trait Strategy: Send + Sync {
     /// Check types and field names against the API type and drop what is unknown; the strings are
     /// warnings. Errors are `BadRequest` with the field path, worded as upstream words them.
     fn decode(&self, value: &mut Value, level: FieldValidation) -> Result<Vec<String>, ApiError>;
+
+    /// None for all that are stored as what they are.
+    fn twin(&self) -> Option<&'static Twin> {
+        None
+    }
 
     fn default(&self, _value: &mut Value) {}
 

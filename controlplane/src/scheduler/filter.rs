@@ -168,12 +168,21 @@ fn amount_of(amounts: &BTreeMap<String, i64>, name: &str) -> i64 {
 }
 
 /// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`
-pub(super) fn message(need: &Need, nodes: &[NodeInfo]) -> String {
+/// `also` objects to nodes that have passed everything else.
+pub(super) fn message(
+    need: &Need,
+    nodes: &[NodeInfo],
+    also: impl Fn(&NodeInfo) -> Option<&'static str>,
+) -> String {
     if nodes.is_empty() {
         return "no nodes available to schedule pods".into();
     }
     let mut counts: HashMap<String, usize> = HashMap::new();
-    for reason in nodes.iter().flat_map(|node| objections(need, node)) {
+    let reasons = |node| match objections(need, node) {
+        none if none.is_empty() => also(node).map(str::to_owned).into_iter().collect(),
+        some => some,
+    };
+    for reason in nodes.iter().flat_map(reasons) {
         *counts.entry(reason).or_default() += 1;
     }
     let mut reasons: Vec<String> = counts.iter().map(|(why, n)| format!("{n} {why}")).collect();

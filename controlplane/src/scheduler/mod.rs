@@ -9,6 +9,7 @@ mod filter;
 mod need;
 mod nodes;
 mod score;
+mod volumes;
 mod waiting;
 
 #[cfg(test)]
@@ -52,8 +53,8 @@ pub fn run(ctx: Ctx) -> impl Future<Output = ()> + Send {
 /// Decides and writes until `shutdown`.
 async fn serve(tools: Tools, mut events: Subscription, shutdown: CancellationToken) {
     let mut core = Core::default();
-    // Nodes first: Pods are accounted to nodes that are known.
-    for resource in ["nodes", "pods"] {
+    // Nodes first: Pods are accounted to nodes that are known. Claims before the Pods that name them.
+    for resource in volumes::WATCHED.into_iter().chain(["nodes", "pods"]) {
         for object in tools.reader.list(resource, None) {
             let seen = Seen { resource, old: None, new: Some(&object) };
             core.observe(seen, Some(&object), Instant::now());
@@ -104,11 +105,26 @@ async fn perform(tools: Tools, decision: Decision) -> Result<(), String> {
     let Decision { pod, verdict } = decision;
     match verdict {
         Verdict::Bind { node } => bind(&tools, &pod, node).await,
+        Verdict::Prepare { changes, .. } => prepare(&tools, &pod, changes).await,
         Verdict::Wait { reason, message } => {
             explain(&tools, &pod, reason, &message).await;
             Ok(())
         }
     }
+}
+
+/// Chooses volumes, or tells their provisioner the node; the Pod is bound when they are.
+async fn prepare(tools: &Tools, pod: &Arc<Object>, changes: Vec<Change>) -> Result<(), String> {
+    for change in changes {
+        if let Err(error) = tools.writer.apply(USER, change).await {
+            if !error.is_not_found() && !error.is_conflict() {
+                let text = format!("running PreBind plugin \"VolumeBinding\": {error}");
+                tools.recorder.note(Note::warning(pod, "FailedScheduling", text));
+            }
+            return Err(pod.meta.uid.clone());
+        }
+    }
+    Ok(())
 }
 
 async fn bind(tools: &Tools, pod: &Arc<Object>, node: String) -> Result<(), String> {

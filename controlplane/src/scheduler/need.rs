@@ -181,6 +181,8 @@ pub(super) struct Need {
     pub(super) selector: BTreeMap<String, String>,
     pub(super) affinity: Option<NodeAffinity>,
     pub(super) tolerations: Vec<Toleration>,
+    /// Names of the claims that it mounts.
+    pub(super) claims: Vec<String>,
     /// Somebody holds the Pod back with a scheduling gate.
     pub(super) gated: bool,
     /// A field that this scheduler does not know how to honour.
@@ -194,10 +196,21 @@ impl Need {
             selector: spec.node_selector.clone().unwrap_or_default(),
             affinity: spec.affinity.as_ref().and_then(|a| a.node_affinity.clone()),
             tolerations: spec.tolerations.clone().unwrap_or_default(),
+            claims: claims(spec),
             gated: spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()),
             unsupported: unsupported(spec),
         }
     }
+}
+
+fn claims(spec: &PodSpec) -> Vec<String> {
+    let volumes = spec.volumes.iter().flatten();
+    let mut names: Vec<String> = volumes
+        .filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone()))
+        .collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// The first hard requirement that would be broken silently.
@@ -230,15 +243,8 @@ fn unsupported(spec: &PodSpec) -> Option<String> {
     if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
         return Some("spec.resourceClaims".into());
     }
-    spec.volumes.iter().flatten().enumerate().find_map(|(index, volume)| {
-        if volume.persistent_volume_claim.is_some() {
-            Some(format!("spec.volumes[{index}].persistentVolumeClaim"))
-        } else if volume.ephemeral.is_some() {
-            Some(format!("spec.volumes[{index}].ephemeral"))
-        } else {
-            None
-        }
-    })
+    let ephemeral = spec.volumes.iter().flatten().position(|volume| volume.ephemeral.is_some());
+    ephemeral.map(|index| format!("spec.volumes[{index}].ephemeral"))
 }
 
 fn some<T>(terms: Option<&Option<Vec<T>>>) -> bool {
@@ -311,8 +317,8 @@ mod tests {
                 Some("spec.topologySpreadConstraints[0].whenUnsatisfiable=DoNotSchedule"),
             ),
             (
-                json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "p"}}]}),
-                Some("spec.volumes[0].persistentVolumeClaim"),
+                json!({"volumes": [{"name": "v", "ephemeral": {}}]}),
+                Some("spec.volumes[0].ephemeral"),
             ),
         ];
         for (mut value, expected) in cases {

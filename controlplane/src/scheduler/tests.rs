@@ -49,6 +49,7 @@ impl Bench {
         match self.next().expect("a decision").verdict {
             Verdict::Bind { node } => node,
             Verdict::Wait { message, .. } => message,
+            other => panic!("unexpected {other:?}"),
         }
     }
 }
@@ -373,5 +374,144 @@ mod edge {
         assert_eq!(condition["reason"], "Unschedulable");
         assert_eq!(condition["message"], "0/1 nodes are available: 1 Insufficient cpu.");
         assert_eq!(writes, 2, "created and explained");
+    }
+}
+
+mod volumes {
+    use super::*;
+
+    const CLAIMS: Resource = "persistentvolumeclaims";
+    const VOLUMES: Resource = "persistentvolumes";
+    const CLASSES: Resource = "storageclasses.storage.k8s.io";
+
+    fn with_claim(name: &str, claim: &str) -> Value {
+        p(name, |pod| {
+            pod["spec"]["volumes"] =
+                json!([{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]);
+        })
+    }
+
+    fn claim(name: &str, edit: impl FnOnce(&mut Value)) -> Value {
+        let mut value = json!({
+            "metadata": {"name": name, "namespace": "default", "uid": format!("claim-{name}"), "annotations": {}},
+            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "late", "resources": {"requests": {"storage": "1Gi"}}},
+        });
+        edit(&mut value);
+        value
+    }
+
+    fn bound(name: &str, volume: &str) -> Value {
+        claim(name, |c| {
+            c["spec"]["volumeName"] = json!(volume);
+            c["metadata"]["annotations"]["pv.kubernetes.io/bind-completed"] = json!("yes");
+        })
+    }
+
+    fn volume(name: &str, node: &str) -> Value {
+        let term = json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]});
+        json!({
+            "metadata": {"name": name},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "storageClassName": "late",
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
+            },
+        })
+    }
+
+    fn class(provisioner: &str) -> Value {
+        json!({"metadata": {"name": "late"}, "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer"})
+    }
+
+    #[test]
+    fn a_bound_claim_ties_the_pod_to_the_nodes_of_its_volume() {
+        let mut bench = Bench::with(&[n("a"), n("b")]);
+        assert_eq!(
+            bench.verdict(&with_claim("p0", "none")),
+            "0/2 nodes are available: persistentvolumeclaim \"none\" not found."
+        );
+        bench.loses("pods", &with_claim("p0", "none"));
+        bench.sees(CLAIMS, &bound("c", "v"));
+        bench.sees(VOLUMES, &volume("v", "b"));
+        assert_eq!(bench.verdict(&with_claim("p1", "c")), "b");
+        bench.sees(VOLUMES, &volume("w", "elsewhere"));
+        bench.sees(CLAIMS, &bound("d", "w"));
+        let why = bench.verdict(&with_claim("p2", "d"));
+        assert_eq!(
+            why,
+            "0/2 nodes are available: 2 node(s) didn't match PersistentVolume's node affinity."
+        );
+        bench.loses("pods", &with_claim("p2", "d"));
+        bench.sees(CLAIMS, &claim("e", |c| c["spec"]["storageClassName"] = json!("other")));
+        let why = bench.verdict(&with_claim("p3", "e"));
+        assert_eq!(
+            why,
+            "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+        );
+    }
+
+    /// The node of a preparation, and what it writes.
+    fn prepared(bench: &mut Bench) -> (String, Vec<crate::writer::Change>) {
+        match bench.next().expect("a decision").verdict {
+            Verdict::Prepare { node, changes } => (node, changes),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_claim_that_waits_is_told_the_node_and_the_pod_is_bound_when_it_is() {
+        let mut bench = Bench::with(&[n("a")]);
+        bench.sees(CLASSES, &class("p"));
+        bench.sees(CLAIMS, &claim("c", |_| {}));
+        bench.sees("pods", &with_claim("p", "c"));
+        let (node, changes) = prepared(&mut bench);
+        let [crate::writer::Change::Update { object, .. }] = changes.as_slice() else {
+            panic!("{changes:?}")
+        };
+        assert_eq!(
+            (
+                node.as_str(),
+                &object["metadata"]["annotations"]["volume.kubernetes.io/selected-node"]
+            ),
+            ("a", &json!("a"))
+        );
+        bench.sees(CLAIMS, object);
+        assert!(bench.next().is_none(), "not before the claim is bound");
+        bench.sees(VOLUMES, &volume("v", "a"));
+        bench.sees(CLAIMS, &bound("c", "v"));
+        assert_eq!(bench.next().expect("a decision").verdict, Verdict::Bind { node: "a".into() });
+    }
+
+    #[test]
+    fn a_free_volume_is_taken_on_its_node_and_without_one_the_pod_waits() {
+        let mut bench = Bench::with(&[n("a"), n("b")]);
+        bench.sees(CLASSES, &class("kubernetes.io/no-provisioner"));
+        bench.sees(CLAIMS, &claim("c", |_| {}));
+        let why = bench.verdict(&with_claim("p", "c"));
+        assert_eq!(
+            why,
+            "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind."
+        );
+        bench.sees(VOLUMES, &volume("v", "b"));
+        let (node, changes) = prepared(&mut bench);
+        let [crate::writer::Change::Update { object, .. }] = changes.as_slice() else {
+            panic!("{changes:?}")
+        };
+        assert_eq!((node.as_str(), &object["spec"]["claimRef"]["name"]), ("b", &json!("c")));
+        bench.sees(VOLUMES, object);
+        assert!(bench.next().is_none(), "the claim follows");
+        bench.sees(CLAIMS, &bound("c", "v"));
+        assert_eq!(bench.next().expect("a decision").verdict, Verdict::Bind { node: "b".into() });
+    }
+
+    #[test]
+    fn a_node_that_goes_while_volumes_are_made_is_chosen_anew() {
+        let mut bench = Bench::with(&[n("a")]);
+        bench.sees(CLASSES, &class("p"));
+        bench.sees(CLAIMS, &claim("c", |_| {}));
+        bench.sees("pods", &with_claim("p", "c"));
+        prepared(&mut bench);
+        bench.loses("nodes", &n("a"));
+        bench.sees("nodes", &n("b"));
+        assert_eq!(prepared(&mut bench).0, "b");
     }
 }

@@ -459,3 +459,38 @@ async fn fields_that_stand_twice_are_told_of() {
     let twice = b"apiVersion: v1\nkind: ConfigMap\ndata:\n  l: v\n  l: w\n".to_vec();
     c.send(Method::PATCH, &uri, apply, twice).await.refused(400, "BadRequest");
 }
+
+/// One event under both its names: written here, read, changed, watched and deleted there.
+#[tokio::test]
+async fn events_are_the_same_in_both_groups() {
+    let client = Client::new().await;
+    let (new, old) =
+        ("/apis/events.k8s.io/v1/namespaces/default/events", "/api/v1/namespaces/default/events");
+    let event = json!({
+        "metadata": {"name": "e", "namespace": "default"}, "eventTime": "2024-01-01T00:00:00.000000Z",
+        "regarding": {"kind": "Pod", "name": "p", "namespace": "default"}, "note": "hello",
+        "reportingController": "x.io/c", "reportingInstance": "c-1", "action": "Bind", "reason": "R", "type": "Normal",
+    });
+    let made = client.post(new, event).await.expect(201);
+
+    assert_eq!((&made["note"], &made["apiVersion"]), (&json!("hello"), &json!("events.k8s.io/v1")));
+    let core = client.get(&format!("{old}/e")).await;
+    assert_eq!(
+        (&core.value["message"], &core.value["involvedObject"]["name"]),
+        (&json!("hello"), &json!("p"))
+    );
+    assert_eq!((&core.value["apiVersion"], core.value.get("note")), (&json!("v1"), None));
+    let patch = json!({"series": {"count": 2, "lastObservedTime": "2024-01-01T00:00:00.000000Z"}})
+        .to_string();
+    let patched = client
+        .send(Method::PATCH, &format!("{new}/e"), "application/merge-patch+json", patch.into())
+        .await;
+    patched.expect(200);
+    let list = client.get(&format!("{new}?fieldSelector=regarding.name%3Dp")).await;
+    assert_eq!(list.value["items"][0]["series"]["count"], 2, "{}", list.value);
+    assert_eq!(list.value["items"][0]["note"], "hello");
+    let bad = client.post(new, json!({"metadata": {"name": "f", "namespace": "default"}, "regarding": {"namespace": "default"}})).await;
+    assert_eq!(bad.code, 422, "{}", bad.value);
+    client.send(Method::DELETE, &format!("{new}/e"), JSON, Vec::new()).await.expect(200);
+    assert_eq!(client.get(&format!("{old}/e")).await.code, 404);
+}

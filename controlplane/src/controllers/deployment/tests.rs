@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controllers::replicaset::ReplicaSets;
+use crate::controllers::replicaset;
 use crate::controllers::world::World;
 
 fn deployment(replicas: i32, edit: impl FnOnce(&mut Value)) -> (Resource, Value) {
@@ -65,7 +65,7 @@ fn pods(world: &World) -> Vec<PodView> {
 fn turn(world: &mut World, notes: &mut Vec<String>) -> usize {
     let mut work: Vec<(&dyn Controller, Key)> = vec![(&Deployments, key())];
     let keys = world.list(REPLICASETS, None).into_iter().map(|set| set.key());
-    work.extend(keys.map(|key| (&ReplicaSets as &dyn Controller, key)));
+    work.extend(keys.map(|key| (&replicaset::SETS as &dyn Controller, key)));
     let mut writes = 0;
     for (controller, key) in work {
         for act in controller.reconcile(world, &key, world.now).batches.into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! ReplicaSet: as many Pods as `spec.replicas` says.
+//! ReplicaSet and ReplicationController: as many Pods as `spec.replicas` says.
 //!
 //! Counts only Pods that it controls; takes in orphans that match the selector and lets go of its Pods that
 //! no longer do. Never looks at Deployments, except to spread deletions over sibling sets.
@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
+use serde_json::json;
 
 use super::look::{self, PodView};
 use super::outcome::{Act, Outcome};
@@ -25,23 +26,41 @@ use crate::writer::Change;
 
 pub const REPLICASETS: Resource = "replicasets.apps";
 
-pub struct ReplicaSets;
+pub const REPLICATION_CONTROLLERS: Resource = "replicationcontrollers";
 
-impl Controller for ReplicaSets {
+/// One controller for two kinds that differ in how they write their selector.
+pub struct Replicator {
+    resource: Resource,
+    kind: &'static str,
+    name: &'static str,
+}
+
+pub const SETS: Replicator = Replicator {
+    resource: REPLICASETS,
+    kind: "ReplicaSet",
+    name: "system:serviceaccount:kube-system:replicaset-controller",
+};
+pub const CONTROLLERS: Replicator = Replicator {
+    resource: REPLICATION_CONTROLLERS,
+    kind: "ReplicationController",
+    name: "system:serviceaccount:kube-system:replication-controller",
+};
+
+impl Controller for Replicator {
     fn name(&self) -> &'static str {
-        "system:serviceaccount:kube-system:replicaset-controller"
+        self.name
     }
 
     fn watches(&self) -> Vec<Resource> {
-        vec![REPLICASETS, "pods"]
+        vec![self.resource, "pods"]
     }
 
     fn keys(&self, world: &dyn Reader, seen: Seen<'_>) -> Vec<Key> {
-        if seen.resource == REPLICASETS {
+        if seen.resource == self.resource {
             return seen.latest().map(Object::key).into_iter().collect();
         }
-        workload::keys(world, (REPLICASETS, "ReplicaSet"), seen, |set| {
-            Some(set.view::<ReplicaSet>().ok()?.spec.as_ref()?.selector.clone())
+        workload::keys(world, (self.resource, self.kind), seen, |set| {
+            Some(view(set)?.spec.as_ref()?.selector.clone())
         })
     }
 
@@ -70,6 +89,19 @@ impl Controller for ReplicaSets {
     }
 }
 
+/// A ReplicationController as the ReplicaSet that means the same.
+fn view(object: &Object) -> Option<Arc<ReplicaSet>> {
+    if object.resource == REPLICASETS {
+        return object.view().ok();
+    }
+    let mut value = object.value();
+    value["apiVersion"] = "apps/v1".into();
+    value["kind"] = "ReplicaSet".into();
+    let labels = value["spec"]["selector"].take();
+    value["spec"]["selector"] = json!({"matchLabels": labels});
+    serde_json::from_value(value).ok().map(Arc::new)
+}
+
 /// A ReplicaSet and the Pods around it.
 pub(super) struct Set {
     object: Arc<Object>,
@@ -79,8 +111,8 @@ pub(super) struct Set {
 
 impl Set {
     fn observe(world: &dyn Reader, key: &Key) -> Option<Self> {
-        let object = world.get(REPLICASETS, &key.namespace, &key.name)?;
-        let set: Arc<ReplicaSet> = object.view().ok()?;
+        let object = world.get(key.resource, &key.namespace, &key.name)?;
+        let set = view(&object)?;
         let selector = &set.spec.as_ref()?.selector;
         let pods = Pods::observe(world, &object, selector);
         Some(Self { object, set, pods })

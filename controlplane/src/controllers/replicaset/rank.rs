@@ -16,18 +16,16 @@ pub(super) type Crowd = HashMap<String, usize>;
 
 pub(super) fn crowd(world: &dyn Reader, set: &Object) -> Crowd {
     let owner = look::controller_of(&set.meta).map(|owner| owner.uid.as_str());
-    let family: Vec<String> = world
-        .list(REPLICASETS, Some(&set.meta.namespace))
+    let sets = world.list(REPLICASETS, Some(&set.meta.namespace));
+    let siblings = sets
         .iter()
-        .filter(|other| {
-            let sibling = owner.is_some_and(|uid| look::is_controlled_by(&other.meta, uid));
-            other.meta.uid == set.meta.uid || sibling
-        })
-        .map(|other| other.meta.uid.clone())
-        .collect();
+        .filter(|other| owner.is_some_and(|uid| look::is_controlled_by(&other.meta, uid)));
+    let family: Vec<&str> =
+        siblings.map(|other| other.meta.uid.as_str()).chain([set.meta.uid.as_str()]).collect();
     let mut crowd = Crowd::new();
     for pod in world.list("pods", Some(&set.meta.namespace)).into_iter().filter_map(PodView::of) {
-        let related = look::controller_of(pod.meta()).is_some_and(|o| family.contains(&o.uid));
+        let related =
+            look::controller_of(pod.meta()).is_some_and(|o| family.contains(&o.uid.as_str()));
         if related && pod.is_active() {
             *crowd.entry(pod.node().to_owned()).or_default() += 1;
         }

@@ -37,7 +37,7 @@ fn settle(world: &mut World) -> usize {
 }
 
 fn acts(world: &World) -> Vec<Act> {
-    ReplicaSets.reconcile(world, &key(), world.now).batches.into_iter().flatten().collect()
+    SETS.reconcile(world, &key(), world.now).batches.into_iter().flatten().collect()
 }
 
 fn pods(world: &World) -> Vec<PodView> {
@@ -81,7 +81,7 @@ fn pods_are_made_like_the_template_and_counted() {
 #[test]
 fn creation_starts_slowly_and_says_what_it_made() {
     let world = World::with([set(10)]);
-    let outcome = ReplicaSets.reconcile(&world, &key(), world.now);
+    let outcome = SETS.reconcile(&world, &key(), world.now);
     let sizes: Vec<usize> = outcome.batches.iter().map(Vec::len).collect();
     assert_eq!(sizes, [1, 2, 4, 3]);
     let note = outcome.batches[0][0].done.clone().expect("a note");
@@ -96,7 +96,7 @@ fn refused_creation_becomes_a_condition_that_goes_away_again() {
     let mut world = World::with([set(1)]);
     let error = ApiError::new(http::StatusCode::FORBIDDEN, "Forbidden", "exceeded quota");
     let change = Change::Create { resource: "pods", object: json!({}) };
-    for change in ReplicaSets.refused(&world, &key(), &change, &error, world.now) {
+    for change in SETS.refused(&world, &key(), &change, &error, world.now) {
         world.apply(change).expect("apply");
     }
     let condition = world.value(REPLICASETS, "default", "rs")["status"]["conditions"][0].clone();
@@ -104,10 +104,7 @@ fn refused_creation_becomes_a_condition_that_goes_away_again() {
         (&condition["type"], &condition["reason"], &condition["message"]),
         (&json!("ReplicaFailure"), &json!("FailedCreate"), &json!("exceeded quota"))
     );
-    assert!(
-        ReplicaSets.refused(&world, &key(), &change, &error, world.now).is_empty(),
-        "said once"
-    );
+    assert!(SETS.refused(&world, &key(), &change, &error, world.now).is_empty(), "said once");
     settle(&mut world);
     assert_eq!(world.value(REPLICASETS, "default", "rs")["status"]["conditions"], Value::Null);
 }
@@ -183,7 +180,7 @@ fn waiting_for_min_ready_seconds_is_a_timer_and_not_a_loop() {
         world.value(REPLICASETS, "default", "rs")["status"]["availableReplicas"].clone()
     };
     assert_eq!(status(&world), Value::Null);
-    let outcome = ReplicaSets.reconcile(&world, &key(), world.now);
+    let outcome = SETS.reconcile(&world, &key(), world.now);
     assert_eq!(outcome.requeue_after, Some(std::time::Duration::from_secs(10)));
     world.now += std::time::Duration::from_secs(10);
     settle(&mut world);
@@ -198,4 +195,36 @@ fn a_set_on_its_way_out_makes_nothing() {
     });
     settle(&mut world);
     assert!(pods(&world).is_empty());
+}
+
+#[test]
+fn a_replication_controller_is_kept_by_the_same_rules() {
+    let mut world = World::with([(
+        REPLICATION_CONTROLLERS,
+        json!({
+            "apiVersion": "v1", "kind": "ReplicationController",
+            "metadata": {"name": "rc", "namespace": "default", "uid": "rc-uid"},
+            "spec": {
+                "replicas": 2, "selector": {"app": "a"},
+                "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}},
+            },
+        }),
+    )]);
+    let key = Key::new(REPLICATION_CONTROLLERS, "default", "rc");
+    let settle = |world: &mut World| {
+        for _ in 0..9 {
+            let outcome = CONTROLLERS.reconcile(world, &key, world.now);
+            for act in outcome.batches.into_iter().flatten() {
+                world.apply(act.change).expect("a write");
+            }
+        }
+    };
+    settle(&mut world);
+    let pods = world.list("pods", None);
+    assert_eq!(pods.len(), 2);
+    assert!(pods.iter().all(|pod| pod.meta.owner_references[0].kind == "ReplicationController"));
+    assert_eq!(world.value(REPLICATION_CONTROLLERS, "default", "rc")["status"]["replicas"], 2);
+    world.edit(REPLICATION_CONTROLLERS, "default", "rc", |rc| rc["spec"]["replicas"] = json!(1));
+    settle(&mut world);
+    assert_eq!(world.list("pods", None).len(), 1);
 }

@@ -83,15 +83,11 @@ impl Strategy for DaemonSets {
     }
 
     fn validate(&self, value: &Value, op: Operation<'_>) -> Vec<Cause> {
-        let mut errors = Errors::default();
         let named = (&KIND, names::dns_subdomain as fn(&str) -> Vec<String>);
-        if let Some(set) = metadata::check::<DaemonSet>(&mut errors, named, value, op) {
-            match &set.spec {
-                None => errors.required(&Path::new("spec"), ""),
-                Some(spec) => check(&mut errors, value, spec, op),
-            }
-        }
-        errors.into_causes()
+        metadata::validated::<DaemonSet>(named, value, op, |errors, set| match &set.spec {
+            None => errors.required(&Path::new("spec"), ""),
+            Some(spec) => check(errors, value, spec, op),
+        })
     }
 
     fn columns(&self) -> &'static [Column] {

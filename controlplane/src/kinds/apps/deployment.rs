@@ -75,15 +75,13 @@ impl Strategy for Deployments {
     }
 
     fn validate(&self, value: &Value, op: Operation<'_>) -> Vec<Cause> {
-        let mut errors = Errors::default();
         let named = (&KIND, names::dns_subdomain as fn(&str) -> Vec<String>);
-        if let Some(deployment) = metadata::check::<Deployment>(&mut errors, named, value, op) {
-            match &deployment.spec {
-                None => errors.required(&Path::new("spec"), ""),
-                Some(spec) => check(&mut errors, value, spec, op),
-            }
-        }
-        errors.into_causes()
+        metadata::validated::<Deployment>(named, value, op, |errors, deployment| match &deployment
+            .spec
+        {
+            None => errors.required(&Path::new("spec"), ""),
+            Some(spec) => check(errors, value, spec, op),
+        })
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -56,15 +56,11 @@ impl Strategy for ReplicaSets {
     }
 
     fn validate(&self, value: &Value, op: Operation<'_>) -> Vec<Cause> {
-        let mut errors = Errors::default();
         let named = (&KIND, names::dns_subdomain as fn(&str) -> Vec<String>);
-        if let Some(set) = metadata::check::<ReplicaSet>(&mut errors, named, value, op) {
-            match &set.spec {
-                None => errors.required(&Path::new("spec"), ""),
-                Some(spec) => check(&mut errors, value, spec, op),
-            }
-        }
-        errors.into_causes()
+        metadata::validated::<ReplicaSet>(named, value, op, |errors, set| match &set.spec {
+            None => errors.required(&Path::new("spec"), ""),
+            Some(spec) => check(errors, value, spec, op),
+        })
     }
 
     fn field(&self, value: &Value, label: &str) -> Option<String> {

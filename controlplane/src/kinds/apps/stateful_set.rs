@@ -1,6 +1,7 @@
 //! StatefulSet.
 
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, PodTemplateSpec, Volume};
 use serde_json::{Value, json};
 
 use super::deployment::rolling_value;
@@ -134,7 +135,8 @@ fn check(errors: &mut Errors, value: &Value, spec: &StatefulSetSpec, op: Operati
     for (index, one) in spec.volume_claim_templates.iter().flatten().enumerate() {
         claim_template(errors, &path.child("volumeClaimTemplates").index(index), one);
     }
-    let workload = template::Workload { value, selector: &spec.selector, template: &spec.template };
+    let template = with_claims(spec);
+    let workload = template::Workload { value, selector: &spec.selector, template: &template };
     // That the selector stays is said with the other fields.
     template::check(errors, &path, workload, Operation::Create);
     if let Operation::Update { old, .. } = op
@@ -142,6 +144,22 @@ fn check(errors: &mut Errors, value: &Value, spec: &StatefulSetSpec, op: Operati
     {
         errors.forbidden(&path, FROZEN);
     }
+}
+
+/// The template with the volumes that its Pods will have.
+fn with_claims(spec: &StatefulSetSpec) -> PodTemplateSpec {
+    let mut template = spec.template.clone();
+    let Some(pod) = &mut template.spec else { return template };
+    let volumes = pod.volumes.get_or_insert_default();
+    for claim in spec.volume_claim_templates.iter().flatten() {
+        let name = claim.metadata.name.clone().unwrap_or_default();
+        volumes.retain(|volume| volume.name != name);
+        let source =
+            PersistentVolumeClaimVolumeSource { claim_name: name.clone(), read_only: None };
+        let persistent_volume_claim = Some(source);
+        volumes.push(Volume { name, persistent_volume_claim, ..Volume::default() });
+    }
+    template
 }
 
 fn rest(value: &Value) -> Value {

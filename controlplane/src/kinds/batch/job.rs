@@ -167,6 +167,18 @@ fn select(value: &mut Value) {
 
 fn check(errors: &mut Errors, value: &Value, spec: &JobSpec, op: Operation<'_>) {
     let path = Path::new("spec");
+    check_wishes(errors, &path, spec);
+    if spec.completion_mode.is_none() {
+        errors.required(&path.child("completionMode"), "");
+    }
+    selector(errors, &path, value, spec);
+    if let Operation::Update { old, .. } = op {
+        frozen(errors, &path, value, old);
+    }
+}
+
+/// Of a Job, or of a template that is no Job yet and has no selector.
+pub(super) fn check_wishes(errors: &mut Errors, path: &Path, spec: &JobSpec) {
     for (name, number) in [
         ("parallelism", spec.parallelism.map(i64::from)),
         ("completions", spec.completions.map(i64::from)),
@@ -176,22 +188,18 @@ fn check(errors: &mut Errors, value: &Value, spec: &JobSpec, op: Operation<'_>) 
     ] {
         errors.not_negative(&path.child(name), number);
     }
-    unsupported(errors, &path, spec);
+    unsupported(errors, path, spec);
     let mode = spec.completion_mode.as_deref();
-    errors.one_of(&path.child("completionMode"), mode, &["Indexed", "NonIndexed"]);
+    errors.optional_one_of(&path.child("completionMode"), mode, &["Indexed", "NonIndexed"]);
     if mode == Some("Indexed") && spec.completions.is_none() {
         errors.required(&path.child("completions"), "when completion mode is Indexed");
     }
-    selector(errors, &path, value, spec);
     let place = path.child("template");
     template::pod_template(errors, &place, &spec.template);
     let policy = spec.template.spec.as_ref().and_then(|s| s.restart_policy.as_deref());
     if let Some(policy) = policy.filter(|policy| !matches!(*policy, "OnFailure" | "Never")) {
         let at = place.child("spec").child("restartPolicy");
         errors.not_supported(&at, policy, &["OnFailure", "Never"]);
-    }
-    if let Operation::Update { old, .. } = op {
-        frozen(errors, &path, value, old);
     }
 }
 

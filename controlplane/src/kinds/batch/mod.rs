@@ -1,3 +1,4 @@
 //! batch/v1.
 
+pub(super) mod cron_job;
 pub(super) mod job;

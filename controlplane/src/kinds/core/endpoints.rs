@@ -48,12 +48,10 @@ impl Strategy for EndpointsStrategy {
     }
 
     fn validate(&self, value: &Value, op: Operation<'_>) -> Vec<Cause> {
-        let mut errors = Errors::default();
         let named = (&KIND, names::dns_subdomain as fn(&str) -> Vec<String>);
-        if let Some(endpoints) = metadata::check::<Endpoints>(&mut errors, named, value, op) {
-            check(&mut errors, &endpoints);
-        }
-        errors.into_causes()
+        metadata::validated::<Endpoints>(named, value, op, |errors, endpoints| {
+            check(errors, endpoints);
+        })
     }
 
     fn columns(&self) -> &'static [Column] {

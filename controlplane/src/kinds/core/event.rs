@@ -51,12 +51,10 @@ impl Strategy for Events {
     }
 
     fn validate(&self, value: &Value, op: Operation<'_>) -> Vec<Cause> {
-        let mut errors = Errors::default();
         let named = (&KIND, names::dns_subdomain as fn(&str) -> Vec<String>);
-        if let Some(event) = metadata::check::<Event>(&mut errors, named, value, op) {
-            check(&mut errors, &event);
-        }
-        errors.into_causes()
+        metadata::validated::<Event>(named, value, op, |errors, event| {
+            check(errors, event);
+        })
     }
 
     fn field(&self, value: &Value, label: &str) -> Option<String> {

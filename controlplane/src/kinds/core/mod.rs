@@ -9,6 +9,8 @@ pub(super) mod node;
 pub(super) mod persistent_volume;
 pub(super) mod persistent_volume_claim;
 pub(super) mod pod;
+pub(super) mod pod_template;
+pub(super) mod replication_controller;
 pub(super) mod resource_quota;
 pub(super) mod secret;
 pub(super) mod service;

@@ -62,17 +62,15 @@ impl Strategy for Nodes {
     }
 
     fn validate(&self, value: &Value, op: Operation<'_>) -> Vec<Cause> {
-        let mut errors = Errors::default();
         let named = (&KIND, names::dns_subdomain as fn(&str) -> Vec<String>);
-        if let Some(node) = metadata::check::<Node>(&mut errors, named, value, op) {
+        metadata::validated::<Node>(named, value, op, |errors, node| {
             if let Some(spec) = &node.spec {
-                taints(&mut errors, spec);
+                taints(errors, spec);
             }
             if let Operation::Update { old, .. } = op {
-                assigned_once(&mut errors, value, old);
+                assigned_once(errors, value, old);
             }
-        }
-        errors.into_causes()
+        })
     }
 
     fn field(&self, value: &Value, label: &str) -> Option<String> {

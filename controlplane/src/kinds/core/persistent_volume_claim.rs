@@ -74,6 +74,15 @@ impl Strategy for Claims {
         })
     }
 
+    fn warn(&self, value: &Value, op: Operation<'_>) -> Vec<String> {
+        let alone = json!("ReadWriteOncePod");
+        let asked = value["spec"]["accessModes"].as_array().is_some_and(|m| m.contains(&alone));
+        if asked && matches!(op, Operation::Create) {
+            return vec!["spec.accessModes: ReadWriteOncePod is not enforced: several Pods of one node may use the claim".into()];
+        }
+        Vec::new()
+    }
+
     fn columns(&self) -> &'static [Column] {
         COLUMNS
     }

@@ -5,7 +5,6 @@ mod check;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use serde_json::{Value, json};
 
-use crate::kinds::field::Errors;
 use crate::kinds::{
     Column, Kind, Operation, Selector, Strategy, edit, metadata, names, table, typed,
 };
@@ -62,18 +61,16 @@ impl Strategy for Services {
     }
 
     fn validate(&self, value: &Value, op: Operation<'_>) -> Vec<Cause> {
-        let mut errors = Errors::default();
         let named = (&KIND, names::dns1035_label as fn(&str) -> Vec<String>);
-        if let Some(service) = metadata::check::<Service>(&mut errors, named, value, op) {
+        metadata::validated::<Service>(named, value, op, |errors, service| {
             let old = match op {
                 Operation::Create => None,
                 Operation::Update { old, .. } => {
                     serde_json::from_value::<Service>(old.clone()).ok()
                 }
             };
-            check::spec(&mut errors, &service, old.as_ref());
-        }
-        errors.into_causes()
+            check::spec(errors, service, old.as_ref());
+        })
     }
 
     fn field(&self, value: &Value, label: &str) -> Option<String> {

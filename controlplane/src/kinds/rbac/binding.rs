@@ -147,14 +147,12 @@ impl Strategy for RoleBindings {
     }
 
     fn validate(&self, value: &Value, op: Operation<'_>) -> Vec<Cause> {
-        let mut errors = Errors::default();
         let named = (&ROLE_BINDING, path_segment as fn(&str) -> Vec<String>);
-        if let Some(binding) = metadata::check::<RoleBinding>(&mut errors, named, value, op) {
-            role(&mut errors, &binding.role_ref, &["ClusterRole", "Role"]);
-            subjects(&mut errors, binding.subjects.as_deref().unwrap_or_default());
-            same_role(&mut errors, value, op);
-        }
-        errors.into_causes()
+        metadata::validated::<RoleBinding>(named, value, op, |errors, binding| {
+            role(errors, &binding.role_ref, &["ClusterRole", "Role"]);
+            subjects(errors, binding.subjects.as_deref().unwrap_or_default());
+            same_role(errors, value, op);
+        })
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -181,15 +179,12 @@ impl Strategy for ClusterRoleBindings {
     }
 
     fn validate(&self, value: &Value, op: Operation<'_>) -> Vec<Cause> {
-        let mut errors = Errors::default();
         let named = (&CLUSTER_ROLE_BINDING, path_segment as fn(&str) -> Vec<String>);
-        if let Some(binding) = metadata::check::<ClusterRoleBinding>(&mut errors, named, value, op)
-        {
-            role(&mut errors, &binding.role_ref, &["ClusterRole"]);
-            subjects(&mut errors, binding.subjects.as_deref().unwrap_or_default());
-            same_role(&mut errors, value, op);
-        }
-        errors.into_causes()
+        metadata::validated::<ClusterRoleBinding>(named, value, op, |errors, binding| {
+            role(errors, &binding.role_ref, &["ClusterRole"]);
+            subjects(errors, binding.subjects.as_deref().unwrap_or_default());
+            same_role(errors, value, op);
+        })
     }
 
     fn columns(&self) -> &'static [Column] {

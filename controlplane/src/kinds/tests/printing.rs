@@ -174,6 +174,14 @@ fn stateful_sets_and_storage() {
 }
 
 #[test]
+fn cron_jobs() {
+    check(
+        "{apiVersion: batch/v1, kind: CronJob, metadata: {name: c}, spec: {schedule: '@daily', timeZone: Europe/Rome, suspend: true, jobTemplate: {spec: {template: {spec: {containers: [{name: x, image: i}]}}}}}, status: {active: [{name: j}], lastScheduleTime: '2024-01-01T00:09:00Z'}}",
+        "c | @daily | Europe/Rome | True | 1 | 60s | <unknown> | x | i | <none>",
+    );
+}
+
+#[test]
 fn services() {
     let head = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\n";
     for (spec, expected) in [
