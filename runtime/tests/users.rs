@@ -84,6 +84,52 @@ fn every_namespace_belongs_to_the_user_namespace() {
     assert_eq!(bundle.output(), "changed\n1\nipc\n");
 }
 
+/// The user of the program divides a cgroup that it may write to, and cannot change its limits.
+#[test]
+fn a_writable_cgroup_belongs_to_the_user() {
+    let script = "mkdir /sys/fs/cgroup/part && echo $$ >/sys/fs/cgroup/part/cgroup.procs && \
+        cut -d: -f3 /proc/self/cgroup | tail -n1; stat -c '%u %n' /sys/fs/cgroup/cgroup.procs \
+        /sys/fs/cgroup/cgroup.freeze /sys/fs/cgroup/cgroup.max.depth; echo end";
+    let writable = |config: &mut Value, uid: u32| {
+        let mount = mounts(config).iter_mut().find(|m| m["destination"] == "/sys/fs/cgroup");
+        mount.unwrap()["options"] = json!(["nosuid", "noexec", "nodev"]);
+        config["process"]["user"] = json!({"uid": uid, "gid": uid});
+        config["process"]["args"] = json!(["/bin/sh", "-c", script]);
+    };
+    let busybox = |bundle: &Bundle| {
+        for tool in ["cut", "tail"] {
+            std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin").join(tool)).unwrap();
+        }
+    };
+    let expected = |uid: &str, other: &str| {
+        let files = "cgroup.freeze cgroup.max.depth".split(' ');
+        let own = format!("/part\n{uid} /sys/fs/cgroup/cgroup.procs\n");
+        own + &files.map(|f| format!("{other} /sys/fs/cgroup/{f}\n")).collect::<String>() + "end\n"
+    };
+    // Root of a user namespace: the host's root is nobody there.
+    let bundle = users("cgroup-owner");
+    busybox(&bundle);
+    bundle.configure(|config| writable(config, 0));
+    assert_eq!(bundle.output(), expected("0", "65534"));
+    // A user of the host.
+    let bundle = Bundle::new("cgroup-user", &["/bin/true"]);
+    busybox(&bundle);
+    bundle.configure(|config| writable(config, 7));
+    assert_eq!(bundle.output(), expected("7", "0"));
+    // Read-only, or the host's: as it was.
+    for hidden in [true, false] {
+        bundle.configure(|config| {
+            let mount = mounts(config).iter_mut().find(|m| m["destination"] == "/sys/fs/cgroup");
+            let options = if hidden { json!(["ro"]) } else { json!([]) };
+            mount.unwrap()["options"] = options;
+            namespaces(config).retain(|namespace| hidden || namespace["type"] != "cgroup");
+            config["process"]["args"] =
+                json!(["/bin/stat", "-c", "%u", "/sys/fs/cgroup", "/sys/fs/cgroup/cgroup.procs"]);
+        });
+        assert_eq!(bundle.output(), "0\n0\n", "{hidden}");
+    }
+}
+
 #[test]
 fn devices_and_filesystems_are_there() {
     let bundle = users("dev");

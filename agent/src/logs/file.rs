@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use nix::fcntl::OFlag;
 
 use super::{LogOptions, line};
 
@@ -27,7 +28,7 @@ pub(super) struct LogFile {
 impl LogFile {
     /// Open the log where what is wanted begins.
     pub(super) fn open(path: &Path, options: &LogOptions) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let file = open(path)?;
         let len = file.metadata()?.len();
         let since = options.since.map_or(Ok(0), |since| first_since(&file, len, since))?;
         let tail = options.tail.map_or(Ok(0), |lines| last_lines(&file, len, lines))?;
@@ -52,7 +53,7 @@ impl LogFile {
     /// Go over to the file that has the name now, if that is another one. Call it when there was nothing
     /// more to read; says whether there may be something now.
     pub(super) fn reopen(&mut self) -> io::Result<bool> {
-        let new = match File::open(&self.path) {
+        let new = match open(&self.path) {
             Ok(file) => file,
             // Between the two renames of a rotation, or for good.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -69,6 +70,17 @@ impl LogFile {
         (self.file, self.offset) = (new, 0);
         self.rest.clear();
         Ok(true)
+    }
+}
+
+/// A Pod that has the host's logs as a volume could put anything in their place (CVE-2021-25741 and its kind): a link would
+/// show a file of the host to whoever may read logs, a fifo would never be opened.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags.bits()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("not a regular file")),
     }
 }
 
@@ -165,6 +177,26 @@ mod tests {
             .collect();
         std::fs::write(&path, text).unwrap();
         path
+    }
+
+    #[test]
+    fn only_files_are_logs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let refused = |what: &str| {
+            assert!(LogFile::open(&path, &LogOptions::default()).is_err(), "{what}");
+            std::fs::remove_file(&path).unwrap();
+        };
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        refused("a link");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        refused("a fifo");
+        // And not later either.
+        std::fs::write(&path, "").unwrap();
+        let mut file = LogFile::open(&path, &LogOptions::default()).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert!(file.reopen().is_err());
     }
 
     fn read(path: &Path, options: LogOptions) -> Vec<String> {

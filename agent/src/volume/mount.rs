@@ -179,6 +179,40 @@ pub fn remove_tree(directory: &Path) -> Vec<VolumeError> {
 mod tests {
     use super::*;
 
+    /// CVE-2021-25741: a directory of the volume and a link out of it change places while it is resolved.
+    #[test]
+    fn a_sub_path_that_is_swapped_stays_in_the_volume() {
+        use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let root = tempfile::tempdir().unwrap();
+        let (volume, outside) = (root.path().join("volume"), root.path().join("outside"));
+        fs::create_dir_all(volume.join("x/inner")).unwrap();
+        fs::create_dir_all(outside.join("inner")).unwrap();
+        std::os::unix::fs::symlink("../outside", volume.join("link")).unwrap();
+        let (one, other) = (volume.join("x"), volume.join("link"));
+        let over = AtomicBool::new(false);
+        let mut found = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let flags = RenameFlags::RENAME_EXCHANGE;
+                    renameat2(AT_FDCWD, &one, AT_FDCWD, &other, flags).unwrap();
+                }
+            });
+            for round in 0..3000 {
+                let path = if round % 2 == 0 { "x/inner" } else { "x/made/deep" };
+                let Ok(fd) = resolve(&volume, path) else { continue };
+                let place = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+                assert!(place.starts_with(&volume), "{place:?}");
+                found += 1;
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        assert!(found > 0, "it was never there");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(outside.join("inner")).unwrap().count(), 0);
+    }
+
     #[test]
     fn a_sub_path_is_made_and_never_leaves_the_volume() {
         let root = tempfile::tempdir().unwrap();

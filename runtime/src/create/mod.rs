@@ -154,6 +154,9 @@ pub(crate) fn launch(
     {
         sources.map_ids(users.as_fd())?;
     }
+    if let (Some(owner), Some(cgroup)) = (plan.cgroup_owner().filter(|uid| *uid != 0), cgroup) {
+        users::own_cgroup(cgroup, owner).map_err(failed("give the cgroup to the user"))?;
+    }
     let (ours, theirs) = channel()?;
     let inherited = child::Inherited {
         channel: theirs.as_raw_fd(),

@@ -6,10 +6,11 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::AtFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Gid, Pid, Uid, fchown};
+use nix::unistd::{Gid, Pid, Uid, fchown, fchownat};
 
 use super::{LaunchError, failed};
 use crate::plan::{IdMaps, Plan, encode_ids};
@@ -39,6 +40,24 @@ pub(super) fn settle(
         }
     }
     own_streams(plan, maps, streams).map_err(failed("give the standard streams to the user"))
+}
+
+/// What of a cgroup its owner needs to divide it, when the kernel does not tell (before Linux 4.15).
+const DELEGATED: &str = "cgroup.procs cgroup.subtree_control cgroup.threads";
+
+/// Gives the directory of a cgroup, and the files in it that are no limits, to a user.
+pub(super) fn own_cgroup(cgroup: BorrowedFd<'_>, owner: u32) -> io::Result<()> {
+    let owner = Some(Uid::from_raw(owner));
+    fchown(cgroup, owner, None)?;
+    let names = fs::read_to_string("/sys/kernel/cgroup/delegate");
+    for name in names.as_deref().unwrap_or(DELEGATED).split_whitespace() {
+        match fchownat(cgroup, name, owner, None, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            // Some come with a controller that this cgroup lacks.
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 fn map(pid: i32, maps: &IdMaps) -> io::Result<()> {

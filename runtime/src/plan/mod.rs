@@ -71,6 +71,23 @@ impl Plan {
         self.users.is_some() || self.joins(libc::CLONE_NEWUSER)
     }
 
+    /// Who on the host is to own the container's cgroup: whoever its program is, if it sees that cgroup alone, and to
+    /// write to it (config-linux.md#cgroup-ownership).
+    pub(crate) fn cgroup_owner(&self) -> Option<u32> {
+        let writable = |step: &Step| match step {
+            Step::Mount(mount) => {
+                let place = mount.destination == Path::new("/sys/fs/cgroup");
+                place && mount.kind == MountKind::Cgroup && mount.is_writable()
+            }
+            _ => false,
+        };
+        if !self.steps.contains(&Step::UnshareCgroup) || !self.steps.iter().any(writable) {
+            return None;
+        }
+        let uid = self.process.uid;
+        self.users.as_ref().map_or(Some(uid), |maps| maps.outside_uid(uid))
+    }
+
     /// Moves the root over the old one instead of pivoting (`--no-pivot`).
     pub(crate) fn without_pivot(&mut self) {
         for step in &mut self.steps {

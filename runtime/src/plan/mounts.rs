@@ -68,6 +68,12 @@ pub(crate) enum MountKind {
     },
 }
 
+impl MountPlan {
+    pub(crate) fn is_writable(&self) -> bool {
+        (self.change.set | self.recursive.set) & kernel::ATTR_RDONLY == 0
+    }
+}
+
 impl std::fmt::Display for MountPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let destination = &self.destination;

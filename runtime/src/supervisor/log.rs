@@ -80,9 +80,11 @@ fn rotated(path: &Path) -> Vec<PathBuf> {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    // A link in the log directory must not lead our writing elsewhere.
-    let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    File::options().create(true).append(true).mode(0o640).custom_flags(flags).open(path)
+    // A link in the log directory must not lead our writing elsewhere, nor a fifo make us wait.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file =
+        File::options().create(true).append(true).mode(0o640).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
 }
 
 #[cfg(test)]
@@ -123,6 +125,18 @@ mod tests {
         LogFile::open(config.clone()).unwrap().append(b"one\n");
         LogFile::open(config.clone()).unwrap().append(b"two\n");
         assert_eq!(fs::read_to_string(config.path).unwrap(), "one\ntwo\n");
+    }
+
+    #[test]
+    fn only_a_file_is_a_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let config = LogConfig { path: path.clone(), max_size: 0, max_files: 1 };
+        assert!(LogFile::open(config.clone()).is_err());
+        // Somebody reads it: it could be opened now.
+        let _reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+        assert!(LogFile::open(config).is_err());
     }
 
     #[test]
