@@ -344,6 +344,23 @@ fn the_root_has_the_propagation_that_is_asked_for() {
 }
 
 #[test]
+fn a_shared_root_leaves_nothing_on_a_host_that_shares_all() {
+    with_own_mounts(|| {
+        // As on a host with systemd; in a tree of our own, which the real one does not hear of.
+        let shared = MsFlags::MS_REC | MsFlags::MS_SHARED;
+        mount(None::<&str>, "/", None::<&str>, shared, None::<&str>).unwrap();
+        let mounts = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        for command in ["run --bundle BUNDLE ID", "create --bundle BUNDLE ID"] {
+            let bundle = Bundle::new("shared-root", &["/bin/true"]);
+            bundle.configure(|config| config["linux"]["rootfsPropagation"] = "shared".into());
+            let before = mounts();
+            bundle.good(command);
+            assert_eq!(mounts(), before, "{command}");
+        }
+    });
+}
+
+#[test]
 fn the_root_is_read_only_and_what_is_mounted_in_it_is_not() {
     let bundle = bundle("readonly", &[tmpfs("/m", &["size=64k"])]);
     bundle.configure(|config| config["root"]["readonly"] = true.into());

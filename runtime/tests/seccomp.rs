@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
@@ -149,6 +150,65 @@ fn who_listens_decides() {
         assert!(told.status.success(), "{:?}", told.status);
         check_told(&told.stdout, &bundle.id);
     }
+}
+
+/// A bundle whose profile has us asked about mkdir, and has these rules, too.
+fn asking(name: &str, no_new_privileges: bool, more: &[Value]) -> (Bundle, UnixListener) {
+    let bundle = Bundle::new(name, &["/bin/sh", "-c", "echo ran > /ran"]);
+    let path = bundle.directory.path().join("agent");
+    let agent = UnixListener::bind(&path).unwrap();
+    agent.set_nonblocking(true).unwrap();
+    bundle.configure(|config| {
+        config["annotations"] = json!({"x": "y"});
+        config["process"]["noNewPrivileges"] = no_new_privileges.into();
+        let mut profile = deny(&["mkdir", "mkdirat"], "SCMP_ACT_NOTIFY", json!({}));
+        profile["syscalls"].as_array_mut().unwrap().extend(more.iter().cloned());
+        profile["listenerPath"] = path.to_str().unwrap().into();
+        profile["listenerMetadata"] = "meta".into();
+        config["linux"]["seccomp"] = profile;
+    });
+    (bundle, agent)
+}
+
+fn told(agent: &UnixListener) -> Vec<u8> {
+    let mut text = Vec::new();
+    let (mut connection, _) = agent.accept().unwrap();
+    connection.read_to_end(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn who_listens_is_told_by_create() {
+    if is_peer() {
+        // See above.
+        return;
+    }
+    for no_new_privileges in [true, false] {
+        let (bundle, agent) = asking("seccomp-create", no_new_privileges, &[]);
+        bundle.good("create --bundle BUNDLE ID");
+        let text = told(&agent);
+        check_told(&text, &bundle.id);
+        let heard: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(bundle.status(), "created");
+        assert_eq!(heard["pid"], bundle.state()["pid"]);
+        bundle.good("start ID");
+        common::wait_until("the program ran", || bundle.rootfs().join("ran").exists());
+    }
+}
+
+/// A process cannot wait for its start under such a filter, so this one comes afterwards.
+#[test]
+fn who_listens_is_told_by_start_where_waiting_is_refused() {
+    if is_peer() {
+        return;
+    }
+    let rule = json!({"names": ["accept4"], "action": "SCMP_ACT_ERRNO"});
+    let (bundle, agent) = asking("seccomp-start", true, &[rule]);
+    bundle.good("create --bundle BUNDLE ID");
+    assert_eq!(agent.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    bundle.good("start ID");
+    check_told(&told(&agent), &bundle.id);
+    common::wait_until("the program ran", || bundle.rootfs().join("ran").exists());
 }
 
 /// What the agent has heard beside the listener.

@@ -67,32 +67,25 @@ impl Inherited {
 
 /// The container's first process. Returns only on failure.
 pub(super) fn container(plan: &Plan, inherited: &Inherited) -> i32 {
-    let prepare = |channel: OwnedFd| {
-        let built = enter::users(plan, channel.as_fd(), inherited.mortal)
-            .map_err(named("become root of the user namespace"))
-            .and_then(|()| build(plan, channel.as_fd(), inherited.adopt_sources()))
-            .and_then(|()| fault("say that it is ready"));
-        if let Err(failure) = built {
-            return Err((channel, failure));
-        }
-        let _ = tell(channel.as_fd(), &Message::Ready, &[]);
-        let start = inherited.extra.map(|_| sys::adopt(inherited.extra_number()));
-        let channel = wait_for_go(channel, start);
-        match fault("go on") {
-            Ok(()) => Ok(channel),
-            Err(failure) => Err((channel, failure)),
-        }
+    let prepare = |channel: BorrowedFd<'_>| {
+        enter::users(plan, channel, inherited.mortal)
+            .map_err(named("become root of the user namespace"))?;
+        build(plan, channel, inherited.adopt_sources())
     };
-    live(inherited, prepare, &plan.process)
+    let wait = |channel: &mut OwnedFd| {
+        fault("say that it is ready")?;
+        // By write(2): the filter may be loaded.
+        let _ = nix::unistd::write(&*channel, &Message::Ready.encode());
+        let start = inherited.extra.map(|_| sys::adopt(inherited.extra_number()));
+        wait_for_go(channel, start);
+        fault("go on")
+    };
+    live(inherited, prepare, wait, &plan.process)
 }
 
 /// One more process of a container. Returns only on failure.
 pub(super) fn exec(plan: &ProcessPlan, inherited: &Inherited) -> i32 {
-    let prepare = |channel: OwnedFd| match join_container(plan, channel.as_fd(), inherited) {
-        Ok(()) => Ok(channel),
-        Err(failure) => Err((channel, failure)),
-    };
-    live(inherited, prepare, plan)
+    live(inherited, |channel| join_container(plan, channel, inherited), |_| Ok(()), plan)
 }
 
 fn join_container(
@@ -116,39 +109,36 @@ fn join_container(
     Ok(())
 }
 
-/// The common frame: isolate, prepare, execute, report on the channel that `prepare` left.
+/// The common frame: isolate, prepare, wait, execute, report on the channel that is left.
 fn live(
     inherited: &Inherited,
-    prepare: impl FnOnce(OwnedFd) -> Result<OwnedFd, (OwnedFd, Failure)>,
+    prepare: impl FnOnce(BorrowedFd<'_>) -> Result<(), Failure>,
+    wait: impl FnOnce(&mut OwnedFd) -> Result<(), Failure>,
     plan: &ProcessPlan,
 ) -> i32 {
     fault::in_child();
     let isolated = fault::point("isolate").and_then(|()| isolate(inherited));
-    let channel = sys::adopt(inherited.channel_number());
-    let prepared = match isolated {
-        // /proc is the host's still.
-        Ok(()) => match plan.labels.open() {
-            Ok(labels) => prepare(channel).map(|channel| (channel, labels)),
-            Err(error) => {
-                Err((channel, named("open what takes the labels of security modules")(error)))
-            }
-        },
+    let mut channel = sys::adopt(inherited.channel_number());
+    let ended = match isolated {
+        Ok(()) => {
+            // /proc is the host's still.
+            let labels = plan.labels.open();
+            labels.map_err(named("open what takes the labels of security modules")).and_then(
+                |labels| {
+                    prepare(channel.as_fd())?;
+                    process::become_program(plan, &mut channel, inherited, labels, wait)
+                },
+            )
+        }
         Err(error) => {
             let failure = named("isolate the new process")(error);
             // Where the channel is depends on how far it came; in the wrong place there is no peer to hear it.
             let before = sys::borrow(inherited.channel);
             let _ = tell(before, &Message::Failed(failure.clone()), &[]);
-            Err((channel, failure))
+            Err(failure)
         }
     };
-    let (channel, failure) = match prepared {
-        Err(failed) => failed,
-        Ok((channel, labels)) => {
-            let channel_fd = channel.as_fd();
-            let Err(failure) = process::become_program(plan, channel_fd, inherited, labels);
-            (channel, failure)
-        }
-    };
+    let Err(failure) = ended;
     let status = failure.exit_code.into();
     let _ = tell(channel.as_fd(), &Message::Failed(failure), &[]);
     status
@@ -289,7 +279,8 @@ impl Builder<'_> {
             Step::Propagation(flags) => root::set_propagation("/", *flags),
             Step::Root(wanted) => {
                 let opened = self.source(Place::Root);
-                self.root = Some(root::mount(wanted, opened, self.shared())?);
+                let moves = self.plan.steps.contains(&Step::MoveRoot);
+                self.root = Some(root::mount(wanted, opened, self.shared(), moves)?);
                 Ok(())
             }
             Step::Mount(mount) => {
@@ -357,28 +348,35 @@ fn return_terminal(channel: BorrowedFd<'_>, pty: &process::Terminal) -> Result<D
     Ok(pty.become_streams())
 }
 
-/// Waits for the word to go on, and returns the channel that it came by: the parent's, or, for a container whose
-/// creator may end, a connection to the start socket.
-fn wait_for_go(channel: OwnedFd, start: Option<OwnedFd>) -> OwnedFd {
+/// Waits for the word to go on. The channel becomes the one that it came by: the parent's, or, for a container whose
+/// creator may end, a connection to the start socket. Uses only what `plan::seccomp` demands of a filter that is
+/// loaded before.
+fn wait_for_go(channel: &mut OwnedFd, start: Option<OwnedFd>) {
     let Some(listener) = start else {
         if !is_go(channel.as_fd()) {
             // The supervisor is gone.
             sys::exit_now(128);
         }
-        return channel;
+        return;
     };
-    drop(channel);
+    *channel = listener;
     loop {
-        let Ok(starter) = sys::accept(listener.as_fd()) else { sys::exit_now(128) };
+        let Ok(starter) = sys::accept(channel.as_fd()) else { sys::exit_now(128) };
         if is_go(starter.as_fd()) {
-            return starter;
+            *channel = starter;
+            return;
         }
     }
 }
 
 fn is_go(channel: BorrowedFd<'_>) -> bool {
     let mut byte = [0u8; 1];
-    matches!(fdpass::receive(channel, &mut byte, &mut Vec::new()), Ok(1))
+    loop {
+        match nix::unistd::read(channel, &mut byte) {
+            Err(nix::errno::Errno::EINTR) => {}
+            read => return read == Ok(1),
+        }
+    }
 }
 
 fn tell(channel: BorrowedFd<'_>, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Failure> {

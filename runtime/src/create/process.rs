@@ -69,13 +69,46 @@ pub(super) fn set_oom_score(plan: &ProcessPlan) -> io::Result<()> {
     }
 }
 
-/// Becomes the program. Returns only on failure.
+/// Becomes the program. Returns only on failure. A filter that is loaded before the wait for the start comes after
+/// everything but hooks; any other comes last.
 pub(super) fn become_program(
+    plan: &ProcessPlan,
+    channel: &mut OwnedFd,
+    inherited: &Inherited,
+    labels: lsm::Opened,
+    wait: impl FnOnce(&mut OwnedFd) -> Result<(), Failure>,
+) -> Result<Infallible, Failure> {
+    let label = |labels: lsm::Opened| labels.write().map_err(named("set the label of the program"));
+    let early = plan.confinement.seccomp.as_ref().is_some_and(|seccomp| seccomp.before_start);
+    let env;
+    if early {
+        settle(plan, channel.as_fd(), inherited)?;
+        env = home::environment(plan);
+        label(labels)?;
+        confine(plan, channel.as_fd())?;
+        wait(channel)?;
+        run_hooks(plan)?;
+    } else {
+        wait(channel)?;
+        settle(plan, channel.as_fd(), inherited)?;
+        run_hooks(plan)?;
+        env = home::environment(plan);
+        label(labels)?;
+        confine(plan, channel.as_fd())?;
+    }
+    Err(program::execute(plan, &env))
+}
+
+fn run_hooks(plan: &ProcessPlan) -> Result<(), Failure> {
+    plan.hooks.as_ref().map_or(Ok(()), |hooks| hooks.run_inside().map_err(hook_failed))
+}
+
+/// Takes what the program has: limits, user, directory.
+fn settle(
     plan: &ProcessPlan,
     channel: BorrowedFd<'_>,
     inherited: &Inherited,
-    labels: lsm::Opened,
-) -> Result<Infallible, Failure> {
+) -> Result<(), Failure> {
     enter_keyring(plan).map_err(named("enter the session keyring"))?;
     fault("set the limits")?;
     for limit in &plan.limits {
@@ -109,14 +142,7 @@ pub(super) fn become_program(
         stay_mortal(channel).map_err(named("tie the process to its supervisor"))?;
     }
     fault("execute the program")?;
-    sys::cloexec_from(inherited.channel_number()).map_err(named("close descriptors"))?;
-    if let Some(hooks) = &plan.hooks {
-        hooks.run_inside().map_err(hook_failed)?;
-    }
-    let env = home::environment(plan);
-    labels.write().map_err(named("set the label of the program"))?;
-    confine(plan, channel)?;
-    Err(program::execute(plan, &env))
+    sys::cloexec_from(inherited.channel_number()).map_err(named("close descriptors"))
 }
 
 pub(super) fn hook_failed(error: HookError) -> Failure {

@@ -25,28 +25,51 @@ pub(super) fn set_propagation(path: &str, flags: u64) -> io::Result<()> {
 }
 
 /// Mounts the root (`opened`, if the parent has opened it already) and returns it. With `shared`, mounts may reach the
-/// host, and pivot_root demands that the mount below the new root is not shared: so one is put between.
-pub(super) fn mount(root: &Root, opened: Option<OwnedFd>, shared: bool) -> io::Result<OwnedFd> {
+/// host, and pivot_root demands that the mount below the new root is not shared: then it lands where nobody sees it;
+/// `moves`: there will be no pivot.
+pub(super) fn mount(
+    root: &Root,
+    opened: Option<OwnedFd>,
+    shared: bool,
+    moves: bool,
+) -> io::Result<OwnedFd> {
     if let Root::InPlace(path) = root {
         return open_directory(path);
     }
     let (mount, target) = match opened {
         // What is below it may be closed to us. It is hidden, and let go with the pivot.
-        Some(mount) => (mount, open_directory(Path::new("/"))?),
+        Some(mount) => {
+            let top = open_directory(Path::new("/"))?;
+            // What a user namespace mounts does not reach the host.
+            (mount, if shared { between(top)? } else { top })
+        }
+        // Moving lets go of procfs before.
+        None if shared && moves => (detached(root)?, between(open_directory(place(root))?)?),
+        None if shared => (detached(root)?, secluded_place()?),
         None => (detached(root)?, open_directory(place(root))?),
     };
-    let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
-    let target = if shared {
-        let between = kernel::open_tree_clone(target.as_fd(), c"", false)?;
-        kernel::attach(between.as_fd(), target.as_fd())?;
-        kernel::mount_setattr(between.as_fd(), &private, false)?;
-        between
-    } else {
-        target
-    };
     kernel::attach(mount.as_fd(), target.as_fd())?;
-    kernel::mount_setattr(mount.as_fd(), &private, false)?;
+    kernel::mount_setattr(mount.as_fd(), &PRIVATE, false)?;
     Ok(mount)
+}
+
+const PRIVATE: MountAttr =
+    MountAttr { set: 0, clear: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+
+/// A directory on a mount of its own, which is not shared.
+fn between(target: OwnedFd) -> io::Result<OwnedFd> {
+    let between = kernel::open_tree_clone(target.as_fd(), c"", false)?;
+    kernel::attach(between.as_fd(), target.as_fd())?;
+    kernel::mount_setattr(between.as_fd(), &PRIVATE, false)?;
+    Ok(between)
+}
+
+/// Where a mount does not appear on the host even if the whole tree is shared with it: our procfs leaves its peers, so
+/// what is mounted on a directory there, of which nobody needs to see what it hides, stays with us.
+fn secluded_place() -> io::Result<OwnedFd> {
+    let procfs = open_directory(Path::new("/proc"))?;
+    kernel::mount_setattr(procfs.as_fd(), &PRIVATE, false)?;
+    open_directory(Path::new("/proc/fs"))
 }
 
 /// The root, not attached yet.

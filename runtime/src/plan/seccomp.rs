@@ -40,6 +40,9 @@ pub(crate) struct Seccomp {
     pub(crate) flags: u32,
     /// Who decides about calls with SCMP_ACT_NOTIFY.
     pub(crate) listener: Option<Listener>,
+    /// Loaded while the container is created: who listens is told of one that is "creating"
+    /// (config-linux.md#containerprocessstate). Without a listener it comes as late as it can.
+    pub(crate) before_start: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -51,7 +54,12 @@ pub(crate) struct Listener {
 const KILL_THREAD: u32 = 0;
 const ERRNO: u32 = 0x0005_0000;
 const NOTIFY: u32 = 0x7fc0_0000;
+const LOG: u32 = 0x7ffc_0000;
+const ALLOW: u32 = 0x7fff_0000;
 const NO_SUCH_CALL: u32 = ERRNO | libc::ENOSYS as u32;
+
+/// The calls of a process that waits for its start. A filter that refuses one of them cannot be loaded before.
+const WAITING: [&str; 3] = ["accept4", "read", "close"];
 
 /// Where `struct seccomp_data` has the number, the architecture and the arguments.
 const NUMBER: u32 = 0;
@@ -124,7 +132,8 @@ fn compile(seccomp: &LinuxSeccomp, machine: &[Abi]) -> Result<Seccomp, ConfigErr
     }
     let notifies = rules.verdicts().any(|verdict| verdict == NOTIFY);
     let listener = listener(seccomp, notifies)?;
-    Ok(Seccomp { program, flags: flags(seccomp, notifies), listener })
+    let before_start = listener.is_some() && WAITING.iter().all(|name| rules.pass(name, default));
+    Ok(Seccomp { program, flags: flags(seccomp, notifies), listener, before_start })
 }
 
 /// Whether calls that the profile does not know of are kept from programs.
@@ -233,6 +242,15 @@ impl<'a> Rules<'a> {
             }
         }
         Ok(rules)
+    }
+
+    /// Whether a call is made, or somebody may decide that it is.
+    fn pass(&self, name: &str, default: u32) -> bool {
+        let nothing = Rule::default();
+        let rule = self.calls.get(name).unwrap_or(&nothing);
+        let verdicts = rule.when.iter().map(|(_, verdict)| *verdict);
+        let mut verdicts = verdicts.chain([rule.always.unwrap_or(default)]);
+        verdicts.all(|verdict| [ALLOW, LOG, NOTIFY].contains(&verdict))
     }
 
     fn verdicts(&self) -> impl Iterator<Item = u32> {
