@@ -155,6 +155,15 @@ fn check_names(spec: &Spec) -> Checked {
         let set = name.as_ref().is_some_and(|name| !name.is_empty());
         require(!set || has_uts, field, "needs a uts namespace in linux.namespaces")?;
     }
+    let settings = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+    let setting = settings
+        .into_iter()
+        .flatten()
+        .find(|(key, _)| sysctl::sysctl_path(key).is_ok_and(|path| path == "kernel/domainname"));
+    if let (Some(name), Some((key, value))) = (spec.domainname(), setting) {
+        let field = format!("linux.sysctl[{key:?}]");
+        require(name == value, &field, "differs from domainname: which one is meant?")?;
+    }
     Ok(())
 }
 

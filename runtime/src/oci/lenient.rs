@@ -17,7 +17,11 @@ pub(crate) fn parse_leniently(
             let warnings = warn_of_name(&spec);
             return Ok((spec, warnings));
         }
-        Err(ConfigError::Parse { field, .. }) if field.starts_with("process.capabilities.") => {
+        Err(ConfigError::Parse { field, .. })
+            if ["process.capabilities.", "process.scheduler.flags"]
+                .iter()
+                .any(|begin| field.starts_with(begin)) =>
+        {
             field
         }
         Err(error) => return Err(error),
@@ -26,7 +30,12 @@ pub(crate) fn parse_leniently(
         Ok(value) => value,
         Err(error) => return Err(ConfigError::Parse { path, field, error }),
     };
-    let process = value.get_mut("process");
+    let mut process = value.get_mut("process");
+    if let Some(flags) =
+        process.as_mut().and_then(|process| process.pointer_mut("/scheduler/flags"))
+    {
+        use_one_name(flags);
+    }
     let mut warnings = process.map_or_else(Vec::new, drop_unknown_capabilities);
     let spec = parse(value.to_string().as_bytes(), path)?;
     warnings.extend(warn_of_name(&spec));
@@ -49,6 +58,15 @@ pub(crate) fn drop_unknown_capabilities(process: &mut Value) -> Vec<String> {
         });
     }
     warnings
+}
+
+/// The specification's Go types write one flag otherwise than its text: both are meant.
+fn use_one_name(flags: &mut Value) {
+    for flag in flags.as_array_mut().into_iter().flatten() {
+        if flag == "SCHED_FLAG_RESET_ON_FORK" {
+            *flag = "SCHED_RESET_ON_FORK".into();
+        }
+    }
 }
 
 /// The specification has user names on Windows only.
@@ -89,6 +107,9 @@ mod tests {
             "process.user.username: \"bob\": of no meaning on Linux, left out",
         ];
         assert_eq!(told.unwrap(), expected);
+        let scheduler = json!({"policy": "SCHED_FIFO", "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
+        let two_names = warnings(|config| config["process"]["scheduler"] = scheduler);
+        assert_eq!(two_names.unwrap(), Vec::<String>::new());
         let no_name = warnings(|config| config["process"]["capabilities"]["ambient"] = json!([7]));
         assert!(no_name.unwrap_err().contains("process.capabilities.ambient"));
     }
