@@ -9,91 +9,11 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use common::bundle::{is_peer, runtime};
-use common::engine::{IMAGE, Room, outcome};
-use kobune_runtime::cgroup;
-
-/// Whether limits can be asked for at all.
-fn has_controllers() -> bool {
-    let host = cgroup::detect().unwrap();
-    host.has("memory") && host.has("pids")
-}
-
-struct Podman {
-    room: Room,
-}
-
-impl Podman {
-    fn new() -> Podman {
-        let room = Room::new();
-        // podman asks of a runtime what it is by its name.
-        let link = room.path("kobune-runtime");
-        std::os::unix::fs::symlink(runtime(), &link).unwrap();
-        let config = format!(
-            "[engine]\n\
-             runtime_supports_json = [\"kobune-runtime\"]\n\
-             runtime_supports_nocgroup = [\"kobune-runtime\"]\n\
-             [engine.runtimes]\n\
-             kobune-runtime = [{link:?}]\n"
-        );
-        fs::write(room.path("containers.conf"), config).unwrap();
-        let policy = room.path("policy.json");
-        fs::write(&policy, r#"{"default": [{"type": "insecureAcceptAnything"}]}"#).unwrap();
-        let podman = Podman { room };
-        let image = podman.room.image();
-        let (code, text) = podman.call(&["load", "--input", image.to_str().unwrap()]);
-        assert_eq!(code, 0, "{text}");
-        podman
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = self.room.command("podman");
-        command.env("CONTAINERS_CONF", self.room.path("containers.conf"));
-        for (flag, name) in [("--root", "st"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
-            command.arg(flag).arg(self.room.path(name));
-        }
-        command.args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs"]);
-        command.args(["--events-backend=none", "--runtime=kobune-runtime"]);
-        command.args(words);
-        command
-    }
-
-    fn call(&self, words: &[&str]) -> (i32, String) {
-        outcome(self.command(words))
-    }
-
-    /// The words of `podman run` or `create`, with what this host needs: it may have no pids controller, and may
-    /// not let us raise limits (podman asks for both by default).
-    fn run(&self, flags: &[&str], command: &[&str]) -> (i32, String) {
-        let limits = [
-            "--network=none",
-            "--ulimit=nofile=1024:1024",
-            "--ulimit=nproc=1024:1024",
-            "--log-driver=k8s-file",
-        ];
-        let pids = if has_controllers() { "--pids-limit=100" } else { "--pids-limit=0" };
-        let mut words = vec!["run", pids];
-        words.extend(limits.iter().chain(flags));
-        words.push(IMAGE);
-        words.extend(command);
-        self.call(&words)
-    }
-
-    fn good(&self, words: &[&str]) -> String {
-        let (code, text) = self.call(words);
-        assert_eq!(code, 0, "podman {words:?}: {text}");
-        text
-    }
-}
-
-impl Drop for Podman {
-    fn drop(&mut self) {
-        let _ = self.call(&["rm", "--all", "--force", "--time=0"]);
-    }
-}
+use common::bundle::is_peer;
+use common::containerd::Containerd;
+use common::engine::has_controllers;
+use common::podman::Podman;
 
 #[test]
 fn podman_runs_to_the_end() {
@@ -149,7 +69,7 @@ fn podman_lives_with_a_container() {
     podman.good(&["kill", "--signal=KILL", "x"]);
     assert_eq!(podman.good(&["wait", "x"]), "137\n");
     podman.good(&["rm", "x"]);
-    assert_eq!(podman.good(&["ps", "--all", "--quiet"]), "");
+    podman.assert_nothing_left();
 }
 
 #[test]
@@ -190,104 +110,6 @@ fn podman_limits() {
     }
 }
 
-struct Containerd {
-    room: Room,
-    daemon: Child,
-}
-
-impl Containerd {
-    fn new() -> Containerd {
-        let room = Room::new();
-        let at = |name: &str| room.path(name).display().to_string();
-        let config = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\n\
-             disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n\
-             [grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n",
-            at("root"),
-            at("state"),
-            at("sock"),
-            at("ttrpc"),
-        );
-        fs::write(room.path("config.toml"), config).unwrap();
-        let log = fs::File::create(room.path("log")).unwrap();
-        let mut daemon = room.command("containerd");
-        daemon.arg("--config").arg(room.path("config.toml"));
-        daemon.stdout(Stdio::null()).stderr(log);
-        let daemon = daemon.spawn().unwrap();
-        let containerd = Containerd { room, daemon };
-        containerd.wait_for("containerd to answer", || containerd.call(&["version"]).0 == 0);
-        let image = containerd.room.image();
-        let (code, text) = containerd.call(&["images", "import", image.to_str().unwrap()]);
-        assert_eq!(code, 0, "{text}");
-        containerd
-    }
-
-    /// Asks again until it is so; each question is a process of its own.
-    fn wait_for(&self, what: &str, mut done: impl FnMut() -> bool) {
-        let started = Instant::now();
-        while !done() {
-            let log = || fs::read_to_string(self.room.path("log")).unwrap();
-            assert!(started.elapsed() < Duration::from_secs(30), "no {what}: {}", log());
-        }
-    }
-
-    fn call(&self, words: &[&str]) -> (i32, String) {
-        let mut command = self.room.command("ctr");
-        command.arg("--address").arg(self.room.path("sock")).args(words);
-        outcome(command)
-    }
-
-    /// ctr wants a terminal for one.
-    fn call_with_terminal(&self, words: &[&str]) -> (i32, String) {
-        let line =
-            format!("ctr --address {} {}", self.room.path("sock").display(), words.join(" "));
-        let mut command = self.room.command("script");
-        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-        outcome(command)
-    }
-
-    fn run_words<'a>(
-        id: &'a str,
-        flags: &[&'a str],
-        command: &[&'a str],
-        binary: &'a str,
-    ) -> Vec<&'a str> {
-        let mut words = vec!["run", "--runtime=io.containerd.runc.v2", "--runc-binary", binary];
-        if !has_controllers() {
-            // A weight is asked for by default.
-            words.push("--cpu-shares=0");
-        }
-        words.extend(flags);
-        words.extend([IMAGE, id]);
-        words.extend(command);
-        words
-    }
-
-    fn run(&self, id: &str, flags: &[&str], command: &[&str]) -> (i32, String) {
-        let binary = runtime();
-        self.call(&Containerd::run_words(id, flags, command, binary.to_str().unwrap()))
-    }
-
-    fn good(&self, words: &[&str]) -> String {
-        let (code, text) = self.call(words);
-        assert_eq!(code, 0, "ctr {words:?}: {text}");
-        text
-    }
-
-    fn status(&self, id: &str) -> String {
-        let list = self.good(&["tasks", "list"]);
-        let line = list.lines().find(|line| line.starts_with(id)).unwrap_or_default();
-        line.split_whitespace().nth(2).unwrap_or_default().to_owned()
-    }
-}
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-    }
-}
-
 #[test]
 fn containerd_runs_to_the_end() {
     let containerd = Containerd::new();
@@ -302,8 +124,7 @@ fn containerd_runs_to_the_end() {
     let script = "id -u; pwd; echo $A; touch /x 2>/dev/null || echo ro";
     let (code, text) = containerd.run("c", &flags, &["/bin/sh", "-c", script]);
     assert_eq!((code, &*text), (0, "0\n/tmp\nb\nro\n"));
-    let binary = runtime();
-    let words = Containerd::run_words("d", &["--rm", "--tty"], &["tty"], binary.to_str().unwrap());
+    let words = containerd.run_words("d", &["--rm", "--tty"], &["tty"]);
     let (code, text) = containerd.call_with_terminal(&words);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("/dev/pts/0"), "{text}");
@@ -342,20 +163,18 @@ fn containerd_lives_with_a_container() {
     // ctr's exit code is the task's.
     assert!(code == 137 || text.contains("137"), "{code} {text}");
     containerd.good(&["containers", "delete", "x"]);
-    assert_eq!(containerd.good(&["tasks", "list", "--quiet"]), "");
+    containerd.assert_nothing_left();
 }
 
 /// Where the host cannot limit, asking for a limit is an error that says so.
 #[test]
 fn containerd_limits() {
     let containerd = Containerd::new();
-    let (code, text) = containerd.run(
-        "m",
-        &["--rm", "--memory-limit=67108864"],
-        &["cat", "/sys/fs/cgroup/memory.max"],
-    );
+    let flags = ["--detach", "--memory-limit=67108864"];
+    let (code, text) = containerd.run("m", &flags, &["sleep", "1000"]);
     if has_controllers() {
-        assert_eq!((code, &*text), (0, "67108864\n"));
+        assert_eq!(code, 0, "{text}");
+        assert_eq!(containerd.room.read("default/m/memory.max"), "67108864\n");
     } else {
         assert_ne!(code, 0, "{text}");
         assert!(is_peer() || text.contains("memory"), "{text}");

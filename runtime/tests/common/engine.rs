@@ -1,6 +1,7 @@
 //! A room for a container engine: own network (nothing in it, no way out), own mounts with an empty /run, and own
 //! cgroup version 2 as the whole tree, whatever the host's looks like. All that was started in it ends with it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,12 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// The name of the image of [`Room::image`].
 pub const IMAGE: &str = "docker.io/kobune/engine:test";
+
+/// Cgroups that the room and the engines make for themselves and keep.
+const ENGINES_OWN: &[&str] = &["", "commands", "libpod_parent", "libpod_parent/conmon", "default"];
+
+/// Where runtimes remember containers, below /run. containerd tells the place.
+const STATES: &[&str] = &["kobune-runtime", "runc", "crun", "containerd/runc/default"];
 
 /// $1 is the room's cgroup.
 const HOLD: &str = r#"set -e
@@ -35,6 +42,12 @@ const ENTER: &str = r#"echo $$ > "$1/cgroup.procs" || exit 99
 holder=$2; shift 2
 exec nsenter --target "$holder" --mount --net --cgroup -- "$@""#;
 
+/// Whether limits can be asked for at all.
+pub fn has_controllers() -> bool {
+    let host = cgroup::detect().unwrap();
+    host.has("memory") && host.has("pids")
+}
+
 pub struct Room {
     pub directory: tempfile::TempDir,
     cgroup: PathBuf,
@@ -50,6 +63,7 @@ impl Room {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("kobune-engine-{}-{number}", std::process::id());
         let cgroup = cgroup::detect().unwrap().path(name);
+        delegate(cgroup.parent().unwrap());
         fs::create_dir(&cgroup).unwrap();
         let mut holder = Command::new("unshare")
             .args(["--mount", "--net", "--propagation", "private", "sh", "-c", HOLD, "hold"])
@@ -65,6 +79,52 @@ impl Room {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// A file of the room's cgroup.
+    pub fn read(&self, name: &str) -> String {
+        let path = self.cgroup.join(name);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"))
+    }
+
+    /// What containers leave, if they leave anything: cgroups, processes, mounts, and what runtimes remember. Without
+    /// what the engines themselves keep for the next one.
+    pub fn inventory(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        walk(&self.cgroup, &mut |cgroup| {
+            let name = cgroup.strip_prefix(&self.cgroup).unwrap().display().to_string();
+            if !ENGINES_OWN.contains(&&*name) {
+                found.insert(format!("cgroup {name}"));
+            }
+            let pids = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+            found.extend(pids.lines().map(|pid| {
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                format!("process {pid} {}", name.trim())
+            }));
+        });
+        let holder = PathBuf::from(format!("/proc/{}", self.holder.id()));
+        let mounts = fs::read_to_string(holder.join("mountinfo")).unwrap();
+        found.extend(mounts.lines().map(|line| format!("mount {line}")));
+        for place in STATES {
+            let place = holder.join("root/run").join(place);
+            let entries = fs::read_dir(&place).into_iter().flatten().flatten();
+            found.extend(entries.map(|entry| format!("state {}", entry.path().display())));
+        }
+        found
+    }
+
+    /// Waits until there is no more than there was: conmon and shims end after their last word.
+    pub fn wait_until_back_at(&self, before: &BTreeSet<String>) {
+        let started = Instant::now();
+        loop {
+            let now = self.inventory();
+            let left: Vec<_> = now.difference(before).collect();
+            if left.is_empty() {
+                return;
+            }
+            assert!(started.elapsed() < PATIENCE, "left: {left:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// A command inside, not yet started.
@@ -114,6 +174,23 @@ impl Drop for Room {
     fn drop(&mut self) {
         let _ = cgroup::kill_pod(&self.cgroup);
         let _ = self.holder.wait();
+    }
+}
+
+/// Gives what lies below a cgroup its controllers, as an init does. Those that cannot be given are not needed.
+fn delegate(cgroup: &Path) {
+    let names = fs::read_to_string(cgroup.join("cgroup.controllers")).unwrap();
+    for name in names.split_whitespace() {
+        let _ = fs::write(cgroup.join("cgroup.subtree_control"), format!("+{name}"));
+    }
+}
+
+fn walk(cgroup: &Path, visit: &mut impl FnMut(&Path)) {
+    visit(cgroup);
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            walk(&entry.path(), visit);
+        }
     }
 }
 

@@ -4,9 +4,11 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod bundle;
+pub mod containerd;
 pub mod engine;
 pub mod fault;
 pub mod host;
+pub mod podman;
 pub mod users;
 
 use std::collections::BTreeMap;

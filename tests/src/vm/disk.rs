@@ -33,6 +33,25 @@ const DIRECTORIES: &[&str] = &[
     "sbin",
 ];
 
+/// The suite of the container engines, and what it starts: they weigh much, so no other machine has them. Those
+/// that busybox has, too, are here for their options.
+const ENGINES: &str = "vm_engines";
+const ENGINES_NEED: &[&str] = &[
+    "podman",
+    "conmon",
+    "dash",
+    "containerd",
+    "ctr",
+    "containerd-shim-runc-v2",
+    "unshare",
+    "nsenter",
+    "mount",
+    "umount",
+    "mkdir",
+    "tar",
+    "sha256sum",
+];
+
 /// Fills `work/root` and makes the image from it, replacing an older one.
 pub(super) fn make(work: &Path, image: &Path, suite: &Suite) -> Result<(), String> {
     let root = work.join("root");
@@ -69,7 +88,7 @@ fn fill(root: &Path, suite: &Suite) -> Result<(), String> {
     if suite.name == systemd::SUITE {
         systemd::fill(root)?;
     }
-    if suite.measures() { fill_for_bench(root) } else { fill_for_tests(root) }
+    if suite.measures() { fill_for_bench(root) } else { fill_for_tests(root, suite) }
 }
 
 /// The runtimes to measure, ours as it is shipped, and what measures them.
@@ -84,7 +103,7 @@ fn fill_for_bench(root: &Path) -> Result<(), String> {
     ["crun", "runc"].iter().try_for_each(|name| copy_with_libraries(Path::new(name), root))
 }
 
-fn fill_for_tests(root: &Path) -> Result<(), String> {
+fn fill_for_tests(root: &Path, suite: &Suite) -> Result<(), String> {
     let programs = root.join(PROGRAMS);
     copy(&paths::beside("kobune-runtime"), &programs.join("kobune-runtime"))?;
     copy(&paths::kobune(), &programs.join("kobune"))?;
@@ -94,6 +113,9 @@ fn fill_for_tests(root: &Path) -> Result<(), String> {
     }
     for name in ["ip", "nft", "crun", "runc", "apparmor_parser"] {
         copy_with_libraries(Path::new(name), root)?;
+    }
+    if suite.name == ENGINES {
+        fill_for_engines(root)?;
     }
     let examples = root.join("kobune/examples");
     io("make directory", &examples, fs::create_dir_all(&examples))?;
@@ -110,6 +132,14 @@ fn fill_for_tests(root: &Path) -> Result<(), String> {
         copy(&archive, &programs.join(name))?;
     }
     Ok(())
+}
+
+fn fill_for_engines(root: &Path) -> Result<(), String> {
+    ENGINES_NEED.iter().try_for_each(|name| copy_with_libraries(Path::new(name), root))?;
+    // busybox' shell prefers what is built into it to what is on PATH.
+    let shell = root.join("bin/sh");
+    io("remove", &shell, fs::remove_file(&shell))?;
+    io("link", &shell, symlink("/usr/sbin/dash", &shell))
 }
 
 /// Google's SDK installs a dispatcher that looks for its versions beside itself: take the newest of those that
