@@ -203,6 +203,11 @@ async fn demo_with_pods(
     until_stopped(stop, node).await
 }
 
+/// Keeps everybody else out of a data directory, which is made where it is missing.
+pub(crate) fn lock_data(data_dir: &Path) -> Result<lock::Lock, Failure> {
+    Ok(Lock::take(data_dir)?)
+}
+
 /// What every long-running command begins with.
 fn begin(config: &Config, default_level: &str) -> Result<Lock, Failure> {
     if !rustix::process::geteuid().is_root() {

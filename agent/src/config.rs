@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use kobune_controlplane::store::etcd::{Options as Etcd, Tls};
 use serde::{Deserialize, Serialize};
 
 /// Read when it exists and no other is named.
@@ -76,6 +77,19 @@ pub struct Settings {
     /// Seconds that an unused image is kept at least [default: 120]
     #[arg(long, value_name = "SECONDS")]
     pub image_minimum_gc_age: Option<u32>,
+    /// Where the API server keeps objects, if not in the data directory: etcd://HOST:PORT[,HOST:PORT…][/PREFIX].
+    /// Several servers may share it; one of them decides [default: none]
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
+    /// Certificate authority of etcd, PEM; with it etcd is spoken to by TLS
+    #[arg(long, value_name = "PATH")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Our certificate to etcd, PEM
+    #[arg(long, value_name = "PATH")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "PATH")]
+    pub etcd_keyfile: Option<PathBuf>,
     /// What is logged to standard error: error, warn, info, debug, trace, or directives as in
     /// RUST_LOG [default: info, with --demo warn]
     #[arg(long, value_name = "LEVEL")]
@@ -107,6 +121,8 @@ pub struct Config {
     pub bind_address: IpAddr,
     pub kubelet_port: u16,
     pub images: ImageSettings,
+    /// Without it objects are in the data directory.
+    pub etcd: Option<Etcd>,
     /// Without it: info, and warn where a person watches the demo.
     pub log_level: Option<String>,
 }
@@ -188,12 +204,17 @@ impl Settings {
             image_gc_high_threshold: self.image_gc_high_threshold.or(other.image_gc_high_threshold),
             image_gc_low_threshold: self.image_gc_low_threshold.or(other.image_gc_low_threshold),
             image_minimum_gc_age: self.image_minimum_gc_age.or(other.image_minimum_gc_age),
+            store: self.store.or(other.store),
+            etcd_cafile: self.etcd_cafile.or(other.etcd_cafile),
+            etcd_certfile: self.etcd_certfile.or(other.etcd_certfile),
+            etcd_keyfile: self.etcd_keyfile.or(other.etcd_keyfile),
             log_level: self.log_level.or(other.log_level),
         }
     }
 
     /// Fill in the defaults and check everything.
     pub fn check(self, facts: &Facts) -> Result<Config, ConfigError> {
+        let etcd = self.etcd(facts)?;
         let absolute = |given: Option<PathBuf>, default: &str| {
             facts.current_dir.join(given.unwrap_or_else(|| default.into()))
         };
@@ -212,6 +233,7 @@ impl Settings {
             secure_port: port("secure-port", self.secure_port.unwrap_or(6443))?,
             bind_address: self.bind_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
             kubelet_port: port("kubelet-port", self.kubelet_port.unwrap_or(10250))?,
+            etcd,
             log_level: self.log_level,
         };
         config.consistent()
@@ -250,6 +272,40 @@ impl Settings {
         }
         Ok(images)
     }
+
+    fn etcd(&self, facts: &Facts) -> Result<Option<Etcd>, ConfigError> {
+        let absolute = |path: &PathBuf| facts.current_dir.join(path);
+        let ca = self.etcd_cafile.as_ref().map(absolute);
+        let files = [&self.etcd_cafile, &self.etcd_certfile, &self.etcd_keyfile];
+        let Some(url) = &self.store else {
+            return match files.into_iter().flatten().next() {
+                None => Ok(None),
+                Some(path) => {
+                    Err(value("etcd-*file", path.display(), "is of no use without store"))
+                }
+            };
+        };
+        let client = match (&self.etcd_certfile, &self.etcd_keyfile) {
+            (Some(certificate), Some(key)) => Some((absolute(certificate), absolute(key))),
+            (None, None) => None,
+            _ => {
+                return Err(value(
+                    "etcd-certfile",
+                    url,
+                    "needs etcd-keyfile, and the other way round",
+                ));
+            }
+        };
+        let tls = match (ca, client) {
+            (Some(ca), client) => Some(Tls { ca, client }),
+            (None, None) => None,
+            (None, Some(_)) => return Err(value("etcd-certfile", url, "needs etcd-cafile")),
+        };
+        match Etcd::parse(url, tls) {
+            Ok(etcd) => Ok(Some(etcd)),
+            Err(_) => Err(value("store", url, "is not etcd://HOST:PORT[,HOST:PORT…][/PREFIX]")),
+        }
+    }
 }
 
 const CLUSTER_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16);
@@ -258,6 +314,8 @@ const SERVICE_CIDR: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 1
 impl Config {
     /// Settings that make this configuration on any machine.
     pub fn settings(&self) -> Settings {
+        let tls = self.etcd.as_ref().and_then(|etcd| etcd.tls.as_ref());
+        let client = tls.and_then(|tls| tls.client.as_ref());
         Settings {
             data_dir: Some(self.data_dir.clone()),
             run_dir: Some(self.run_dir.clone()),
@@ -277,6 +335,10 @@ impl Config {
             image_gc_high_threshold: Some(self.images.gc_high),
             image_gc_low_threshold: Some(self.images.gc_low),
             image_minimum_gc_age: u32::try_from(self.images.gc_minimum_age.as_secs()).ok(),
+            store: self.etcd.as_ref().map(Etcd::url),
+            etcd_cafile: tls.map(|tls| tls.ca.clone()),
+            etcd_certfile: client.map(|(certificate, _)| certificate.clone()),
+            etcd_keyfile: client.map(|(_, key)| key.clone()),
             log_level: self.log_level.clone(),
         }
     }

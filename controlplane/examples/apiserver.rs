@@ -26,6 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         cluster_cidr: "10.244.0.0/16".parse()?,
         node_cidr_mask: 24,
         extra_sans: Vec::new(),
+        etcd: None,
     })
     .await?;
     let kubeconfig = data_dir.join("kubeconfig.yaml");

@@ -58,7 +58,11 @@ async fn replace(api: &Api, resource: Resource, mut object: Value) -> Result<(),
         Some(stored) => {
             let version = stored.meta.resource_version.to_string();
             object["metadata"]["resourceVersion"] = version.into();
-            api.apply(WHO, Change::Update { resource, subresource: None, object }).await.map(drop)
+            match api.apply(WHO, Change::Update { resource, subresource: None, object }).await {
+                // Another server starts at this moment, and is as good an address.
+                Err(error) if !error.is_conflict() => Err(error),
+                _ => Ok(()),
+            }
         }
     }
 }

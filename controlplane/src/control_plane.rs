@@ -20,10 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{Api, Body, BoxError, NodeClient, Registry, UserInfo, api_address};
-use crate::auth::{Accounts, Authenticator, Pair, Pki, PkiError};
+use crate::auth::shared::share;
+use crate::auth::{Accounts, Authenticator, Pair, Pki, PkiError, SharedError};
 use crate::context::{Config, Ctx};
+use crate::election::Candidate;
 use crate::server::Server;
 use crate::status::ApiError;
+use crate::store::etcd::{self, Etcd};
 use crate::store::{BackendError, Store};
 use crate::{bootstrap, controllers, kinds, scheduler};
 
@@ -41,6 +44,8 @@ pub struct Options {
     pub node_cidr_mask: u8,
     /// More names and addresses for the server's certificate.
     pub extra_sans: Vec<String>,
+    /// Objects are there, and other servers may be, in place of `store.redb`.
+    pub etcd: Option<etcd::Options>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +54,8 @@ pub enum StartError {
     Pki(#[from] PkiError),
     #[error(transparent)]
     Store(#[from] BackendError),
+    #[error(transparent)]
+    Shared(#[from] SharedError),
     #[error("create the objects that every cluster has: {0}")]
     Bootstrap(ApiError),
     #[error("listen on {address}: {cause}")]
@@ -69,12 +76,7 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Returns when requests are served.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let data_dir = options.data_dir.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            let store = Store::open(&data_dir.join("store.redb"))?;
-            Ok::<_, StartError>((store, Pki::open(&data_dir)?))
-        });
-        let (store, pki) = opened.await??;
+        let (store, pki) = open(&options).await?;
         let store = Arc::new(store);
         let bind = SocketAddr::new(options.bind_address, options.secure_port);
         let listen = |cause| StartError::Listen { address: bind, cause };
@@ -103,8 +105,13 @@ impl ControlPlane {
         bootstrap::run(&api, &config, address).await.map_err(StartError::Bootstrap)?;
         let tasks = TaskTracker::new();
         let ctx = Ctx { store, writer: api.clone(), config, shutdown: shutdown.clone() };
-        tasks.spawn(controllers::run(ctx.clone()));
-        tasks.spawn(scheduler::run(ctx));
+        match ctx.store.in_etcd().cloned() {
+            None => {
+                tasks.spawn(controllers::run(ctx.clone()));
+                tasks.spawn(scheduler::run(ctx));
+            }
+            Some(etcd) => drop(tasks.spawn(stand(ctx, etcd, address))),
+        }
         let pair = serving_pair(&pki, &options)?;
         let server = Server {
             api: api.clone(),
@@ -172,6 +179,46 @@ impl ControlPlane {
             tracing::error!(%error, "close the store");
         }
     }
+}
+
+async fn open(options: &Options) -> Result<(Store, Pki), StartError> {
+    let dir = options.data_dir.clone();
+    if let Some(etcd) = &options.etcd {
+        let store = Store::etcd(etcd).await?;
+        if let Some(etcd) = store.in_etcd() {
+            share(etcd, &dir).await?;
+        }
+        return Ok((store, Pki::open(&dir)?));
+    }
+    let opened = tokio::task::spawn_blocking(move || {
+        let store = Store::open(&dir.join("store.redb"))?;
+        Ok::<_, StartError>((store, Pki::open(&dir)?))
+    });
+    opened.await?
+}
+
+/// Decides whenever it is this server's turn. What is decided is written through an API of its own, whose writes are good
+/// only for so long.
+async fn stand(ctx: Ctx, etcd: Arc<Etcd>, address: SocketAddr) {
+    let candidate = Candidate {
+        store: ctx.store.clone(),
+        etcd,
+        writer: ctx.writer.clone(),
+        identity: format!("{address}_{}", uuid::Uuid::new_v4()),
+        shutdown: ctx.shutdown.clone(),
+    };
+    let decide = move |fence, shutdown: CancellationToken| {
+        let store = Arc::new(ctx.store.fenced(fence));
+        let (registry, config) = (Registry::new(kinds::all()), ctx.config.clone());
+        let token = shutdown.clone();
+        let api = Api::new(store.clone(), registry, config.clone(), address, None, token);
+        let ctx = Ctx { store, writer: Arc::new(api), config, shutdown };
+        let (controllers, scheduler) = (controllers::run(ctx.clone()), scheduler::run(ctx));
+        async move {
+            tokio::join!(controllers, scheduler);
+        }
+    };
+    candidate.run(decide).await;
 }
 
 /// The address that the kubeconfig names.

@@ -11,6 +11,7 @@ pub mod context;
 mod control_plane;
 pub mod controllers;
 mod cron;
+mod election;
 pub mod kinds;
 pub mod object;
 pub mod openapi;

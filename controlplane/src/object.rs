@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -84,7 +84,7 @@ pub struct Object {
     pub resource: Resource,
     pub meta: Meta,
     raw: Bytes,
-    typed: OnceLock<Arc<dyn Any + Send + Sync>>,
+    typed: RwLock<Option<Arc<dyn Any + Send + Sync>>>,
 }
 
 impl Object {
@@ -96,7 +96,7 @@ impl Object {
             metadata: Meta,
         }
         let head: Head = serde_json::from_slice(&raw)?;
-        Ok(Self { resource, meta: head.metadata, raw, typed: OnceLock::new() })
+        Ok(Self { resource, meta: head.metadata, raw, typed: RwLock::default() })
     }
 
     pub fn from_value(resource: Resource, value: &Value) -> Result<Self, serde_json::Error> {
@@ -117,18 +117,22 @@ impl Object {
         serde_json::from_slice(&self.raw).unwrap_or(Value::Null)
     }
 
-    /// The typed view, parsed once. One object is only ever looked at as one type.
+    /// The typed view, parsed once and kept. One object is only ever looked at as one type.
     pub fn view<T: DeserializeOwned + Send + Sync + 'static>(
         &self,
     ) -> Result<Arc<T>, serde_json::Error> {
-        if let Some(typed) = self.typed.get()
-            && let Ok(typed) = typed.clone().downcast::<T>()
-        {
+        let known = self.typed.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(Ok(typed)) = known.map(Arc::downcast::<T>) {
             return Ok(typed);
         }
         let typed: Arc<T> = Arc::new(serde_json::from_slice(&self.raw)?);
-        let _ = self.typed.set(typed.clone());
+        *self.typed.write().unwrap_or_else(PoisonError::into_inner) = Some(typed.clone());
         Ok(typed)
+    }
+
+    /// Frees the typed view; who asks again has it parsed again.
+    pub fn forget_view(&self) {
+        *self.typed.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

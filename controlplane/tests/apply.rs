@@ -108,6 +108,7 @@ async fn kubectl_applies_on_the_server() {
         cluster_cidr: "10.244.0.0/16".parse().unwrap(),
         node_cidr_mask: 24,
         extra_sans: Vec::new(),
+        etcd: None,
     };
     std::fs::create_dir(dir.path().join("data")).unwrap();
     let control_plane = ControlPlane::start(options).await.unwrap();

@@ -25,6 +25,7 @@ async fn start(dir: &TempDir) -> ControlPlane {
         cluster_cidr: "10.244.0.0/16".parse().unwrap(),
         node_cidr_mask: 24,
         extra_sans: vec!["kobune.example".into(), "192.0.2.1".into()],
+        etcd: None,
     };
     ControlPlane::start(options).await.unwrap()
 }
@@ -190,4 +191,56 @@ async fn a_list_that_expired_can_be_ended_as_it_is_now() {
     let names: Vec<_> = names.filter(|name| !name.starts_with("kube-")).collect();
     assert_eq!(names, ["b", "b2"]);
     control_plane.shutdown().await;
+}
+
+/// Straight from the server while others write; what comes out of it is the same cluster, later.
+#[tokio::test]
+async fn a_backup_of_a_busy_server_is_one_moment_of_it() {
+    use kobune_controlplane::store::backup;
+    let dir = tempfile::tempdir().unwrap();
+    let control_plane = start(&dir).await;
+    let client = Client::try_from(config(&control_plane).await).unwrap();
+    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
+    let busy = tokio::spawn(async move {
+        for n in 0..300 {
+            maps.create(&PostParams::default(), &map(&format!("m{n}"))).await.unwrap();
+        }
+    });
+    let mut written = Vec::new();
+    while written.is_empty() || !busy.is_finished() {
+        let request = http::Request::get("/kobune/backup").body(Vec::new()).unwrap();
+        written = client.request_text(request).await.unwrap().into_bytes();
+    }
+    busy.await.unwrap();
+    let newest = control_plane.store().revision();
+    let ca = control_plane.ca_pem().to_owned();
+    control_plane.shutdown().await;
+    let other = tempfile::tempdir().unwrap();
+    let restored = backup::restore(&written[..], other.path()).unwrap();
+    for key in ["pki/ca.key", "pki/ca.crt"] {
+        std::fs::create_dir_all(other.path().join("pki")).unwrap();
+        std::fs::copy(dir.path().join(key), other.path().join(key)).unwrap();
+    }
+    let again = start(&other).await;
+    assert_eq!(again.ca_pem(), ca);
+    assert!(again.store().revision() > newest && restored.revision <= newest);
+    let client = Client::try_from(config(&again).await).unwrap();
+    let maps = Api::<ConfigMap>::default_namespaced(client);
+    let mut found: Vec<u32> = Vec::new();
+    for map in maps.list(&ListParams::default()).await.unwrap() {
+        let name = map.metadata.name.unwrap();
+        found.extend(name.strip_prefix('m').and_then(|n| n.parse::<u32>().ok()));
+    }
+    found.sort_unstable();
+    // One after the other they were written: none is missing in the middle.
+    assert_eq!(found, (0..u32::try_from(found.len()).unwrap()).collect::<Vec<_>>());
+    // Whoever watched the server before the restore lists again.
+    let mut events =
+        Box::pin(maps.watch(&WatchParams::default(), &newest.to_string()).await.unwrap());
+    match events.next().await.unwrap() {
+        Ok(WatchEvent::Error(status)) => assert_eq!(status.code, 410),
+        Err(kube::Error::Api(status)) => assert_eq!(status.code, 410),
+        other => panic!("{other:?}"),
+    }
+    again.shutdown().await;
 }

@@ -140,6 +140,7 @@ async fn start(dir: &tempfile::TempDir) -> ControlPlane {
         cluster_cidr: "10.244.0.0/16".parse().unwrap(),
         node_cidr_mask: 24,
         extra_sans: Vec::new(),
+        etcd: None,
     };
     ControlPlane::start(options).await.unwrap()
 }

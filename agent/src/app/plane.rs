@@ -35,6 +35,7 @@ impl Plane {
             cluster_cidr: config.cluster_cidr,
             node_cidr_mask: NODE_MASK,
             extra_sans: vec![config.node_name.clone()],
+            etcd: config.etcd.clone(),
         };
         let plane = Self { plane: ControlPlane::start(options).await? };
         match write_kubeconfig(config, &plane.plane.admin_kubeconfig()?) {

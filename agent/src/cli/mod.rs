@@ -1,6 +1,7 @@
 //! The command line: what there is to say, and who does it. One entry per command; exit codes are made here.
 
 mod apply;
+mod backup;
 mod client;
 mod exec;
 mod get;
@@ -39,6 +40,10 @@ enum Command {
     Agent(Agent),
     /// Stop `kobune up` and remove everything that it made, but for the data directory
     Down(Settled),
+    /// Write everything that the cluster knows into a file, while it goes on
+    Backup(backup::Backup),
+    /// Make a data directory out of such a file, for a server that does not run yet (etcd has tools of its own)
+    Restore(backup::Restore),
     /// Images in the node's store
     Image(image::Command),
     /// Create or change the objects of a manifest
@@ -113,6 +118,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Server(settled) => app::server(settled.check()?),
         Command::Agent(agent) => app::agent(agent.settled.check()?, &agent.server, &agent.token),
         Command::Down(settled) => app::down::run(settled.given()?),
+        Command::Backup(backup) => client::block_on(backup.run()),
+        Command::Restore(restore) => restore.run(),
         Command::Image(command) => command.run(),
         Command::Apply(apply) => client::block_on(apply.run()),
         Command::Get(get) => client::block_on(get.run()),

@@ -85,6 +85,10 @@ impl Api {
     ) -> Result<Response<Body>, ApiError> {
         let format = accept::negotiate(&parts.headers, &target.query)?;
         let place = place(target);
+        // What another server has acknowledged is known here, for reads and for what writes are decided on.
+        if target.query.text("resourceVersion").is_none() {
+            self.store.fresh().await.map_err(errors::internal)?;
+        }
         match target.verb {
             Verb::Get => self.get(place, format),
             Verb::List => self.answer_list(target, format).await,
@@ -142,6 +146,9 @@ impl Api {
         if format.encoding != Encoding::Json {
             let text = "watch events are only sent as application/json";
             return Err(ApiError::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", text));
+        }
+        if options.revision.is_none() {
+            self.store.fresh().await.map_err(errors::internal)?;
         }
         let events = self.watch(target.kind, selectors(target)?, format.shape, &options).await?;
         let mut response = body::json(StatusCode::OK, Bytes::new());

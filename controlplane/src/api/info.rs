@@ -25,6 +25,7 @@ impl Api {
             // Not even roles can hide these two: load balancers ask without a name.
             Info::Health(check) => return Ok(self.health(check, &parts.uri)),
             Info::Version => return Ok(body::value(StatusCode::OK, &version())),
+            Info::Backup => return self.backup(user),
             _ => self.authorize_path(user, parts)?,
         }
         match info {
@@ -49,7 +50,7 @@ impl Api {
             }
             (Info::Root, _) => json!({"paths": self.paths()}),
             (Info::OpenApi(path), _) => openapi(path).ok_or_else(errors::no_such_path)?,
-            (Info::Health(_) | Info::Version | Info::Metrics, _) => {
+            (Info::Health(_) | Info::Version | Info::Metrics | Info::Backup, _) => {
                 return Err(errors::no_such_path());
             }
         };

@@ -9,6 +9,7 @@ mod account;
 mod admit;
 mod apply;
 mod authorize;
+mod backup;
 pub mod body;
 mod delete;
 mod discovery;
@@ -94,10 +95,6 @@ pub struct Api {
     nodes: Option<NodeClient>,
     /// Signs and knows service accounts' tokens; without it none are given out.
     accounts: Option<Arc<Accounts>>,
-    /// Held while a Service gets its addresses.
-    allocation: tokio::sync::Mutex<()>,
-    /// Held while something is counted against a quota.
-    counting: tokio::sync::Mutex<()>,
     /// One permit per request under way, watches and connections to nodes aside.
     slots: tokio::sync::Semaphore,
     shutdown: CancellationToken,
@@ -116,21 +113,9 @@ impl Api {
         nodes: Option<NodeClient>,
         shutdown: CancellationToken,
     ) -> Self {
-        let allocation = tokio::sync::Mutex::new(());
         let slots = tokio::sync::Semaphore::new(SLOTS);
-        let (accounts, counting) = (None, tokio::sync::Mutex::new(()));
-        Self {
-            store,
-            registry,
-            config,
-            address,
-            nodes,
-            accounts,
-            allocation,
-            counting,
-            slots,
-            shutdown,
-        }
+        let accounts = None;
+        Self { store, registry, config, address, nodes, accounts, slots, shutdown }
     }
 
     /// Gives out tokens of service accounts, and tells whose they are.

@@ -22,6 +22,8 @@ pub(crate) enum Info {
     Health(String),
     Version,
     Metrics,
+    /// Everything, to be kept elsewhere.
+    Backup,
     /// What follows `/openapi/`.
     OpenApi(String),
     Root,
@@ -135,6 +137,7 @@ pub(crate) fn parse(method: &Method, uri: &Uri, registry: &Registry) -> Result<R
         ),
         ["version"] => Info::Version,
         ["metrics"] => Info::Metrics,
+        ["kobune", "backup"] => Info::Backup,
         ["openapi", rest @ ..] => Info::OpenApi(rest.join("/")),
         ["api"] => Info::LegacyVersions,
         ["api", version] => Info::GroupVersion(String::new(), (*version).into()),

@@ -18,7 +18,7 @@ use crate::kinds::{FieldValidation, Kind, Operation, invalid};
 use crate::object::{Key, Object};
 use crate::reader::Reader;
 use crate::status::ApiError;
-use crate::store::{StoreError, Write};
+use crate::store::{Exclusive, Section, StoreError, Write};
 
 /// How often a lost race is run again before the caller hears of it.
 const ATTEMPTS: usize = 8;
@@ -314,11 +314,11 @@ impl Api {
         kind: &Kind,
         value: &mut Value,
         old: Option<&Value>,
-    ) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, ApiError> {
+    ) -> Result<Option<Exclusive>, ApiError> {
         if kind.resource != "services" {
             return Ok(None);
         }
-        let guard = self.allocation.lock().await;
+        let guard = self.store.exclusive(Section::Addresses).await.map_err(errors::internal)?;
         let services = self.store.list("services", None);
         super::services::allocate(kind, &self.config.service_cidr, &services, value, old)?;
         Ok(Some(guard))
@@ -331,7 +331,7 @@ impl Api {
         place: Place<'_>,
         value: &Value,
         op: Operation<'_>,
-    ) -> Result<(Option<tokio::sync::MutexGuard<'_, ()>>, Vec<String>), ApiError> {
+    ) -> Result<(Option<Exclusive>, Vec<String>), ApiError> {
         let (kind, namespace, world) = (place.kind, place.namespace, &*self.store);
         let mut warnings = kind.strategy.warn(value, op);
         warnings.extend(admission::check(world, kind, namespace, value, op)?);
@@ -343,7 +343,7 @@ impl Api {
         if !quota::counts(world, kind, namespace) {
             return Ok((None, warnings));
         }
-        let guard = self.counting.lock().await;
+        let guard = self.store.exclusive(Section::Quotas).await.map_err(errors::internal)?;
         match quota::refusal(world, kind, namespace, value, old) {
             None => Ok((Some(guard), warnings)),
             Some(why) => Err(errors::forbidden(kind, meta::text(value, "name"), &why)),
@@ -413,8 +413,9 @@ pub(super) fn store_error(kind: &Kind, name: &str, error: StoreError) -> ApiErro
         StoreError::Exists => errors::already_exists(kind, name),
         StoreError::NotFound => errors::not_found(kind, name),
         StoreError::Conflict { .. } => errors::modified(kind, name),
-        StoreError::Encode(_) | StoreError::Failed(_) | StoreError::Closed => {
-            errors::internal(error)
-        }
+        StoreError::Encode(_)
+        | StoreError::Failed(_)
+        | StoreError::Closed
+        | StoreError::Deposed => errors::internal(error),
     }
 }

@@ -6,6 +6,7 @@ mod accounts;
 mod pki;
 pub(crate) mod policy;
 pub(crate) mod rbac;
+pub(crate) mod shared;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use crate::api::UserInfo;
 
 pub use accounts::{Accounts, Bound, Claim, TokenError};
 pub use pki::{Pair, Pki, PkiError};
+pub use shared::SharedError;
 
 /// Headers carry credentials, but wrong ones.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]

@@ -65,9 +65,7 @@ impl Pki {
     /// Reads `pki/` and `token` under `data_dir`, making them when absent.
     pub fn open(data_dir: &Path) -> Result<Self, PkiError> {
         let dir = data_dir.join("pki");
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|cause| {
-            PkiError::File { doing: "create directory", path: dir.clone(), cause }
-        })?;
+        make_directory(&dir)?;
         let (key_path, path) = (dir.join("ca.key"), dir.join("ca.crt"));
         // The certificate is written last: a key without one is of a start that was cut short.
         if !path.exists() {
@@ -225,6 +223,14 @@ fn token(path: &Path, authority: &str) -> Result<String, PkiError> {
         write(path, &format!("{hash}.{}\n", secret.concat()))?;
     }
     Ok(read(path)?.trim().to_owned())
+}
+
+pub(super) fn make_directory(dir: &Path) -> Result<(), PkiError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|cause| PkiError::File { doing: "create directory", path: dir.into(), cause })
 }
 
 pub(super) fn read(path: &Path) -> Result<String, PkiError> {

@@ -9,15 +9,21 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
+use super::commit::stored_bytes;
 use super::{Backend, BackendError, Event, Expired, Subscription};
 use crate::object::{Key, Object, Resource, intern};
 
-/// Events always kept per resource.
-const WINDOW_MIN: usize = 256;
-/// Events kept per resource at most.
-const WINDOW_MAX: usize = 8192;
+/// Bytes of events always kept per resource.
+const WINDOW_MIN: usize = 256 << 10;
+/// Bytes of events kept per resource at most.
+const WINDOW_MAX: usize = 16 << 20;
 /// Between the two, events are kept this long: a client that reconnects within it need not list again.
 const WINDOW_AGE: Duration = Duration::from_secs(90);
+/// What an event takes beside its JSON, about: metadata, keys, the deque.
+const EVENT_OVERHEAD: usize = 1 << 10;
+/// Whoever decides has looked at an event before so many more have come: then what is typed of the state before it
+/// is dropped. It is several times as large as the JSON.
+const TYPED: usize = 32;
 
 /// Objects at one revision, ordered by namespace and name.
 #[derive(Debug, Clone)]
@@ -31,6 +37,7 @@ type Named = BTreeMap<Arc<str>, Arc<Object>>;
 pub(super) struct Table {
     namespaces: BTreeMap<Arc<str>, Named>,
     window: VecDeque<(Instant, Arc<Event>)>,
+    window_bytes: usize,
     /// Events up to and including this revision are not in the window.
     forgotten: u64,
     /// The revision of the newest event; wakes watchers.
@@ -42,6 +49,7 @@ impl Table {
         Self {
             namespaces: BTreeMap::new(),
             window: VecDeque::new(),
+            window_bytes: 0,
             forgotten,
             newest: watch::Sender::new(forgotten),
         }
@@ -76,14 +84,19 @@ impl Table {
     }
 
     fn remember(&mut self, event: Arc<Event>, now: Instant) {
+        self.window_bytes += weight(&event);
         self.window.push_back((now, event));
+        if let Some((_, event)) = self.window.iter().nth_back(TYPED) {
+            [&event.old, &event.gone].into_iter().flatten().for_each(|o| o.forget_view());
+        }
         while let Some((at, event)) = self.window.front() {
             let old = now.duration_since(*at) > WINDOW_AGE;
-            let len = self.window.len();
-            if len <= WINDOW_MIN || (len <= WINDOW_MAX && !old) {
+            let bytes = self.window_bytes;
+            if bytes <= WINDOW_MIN || (bytes <= WINDOW_MAX && !old) {
                 break;
             }
             self.forgotten = event.revision;
+            self.window_bytes -= weight(event);
             self.window.pop_front();
         }
     }
@@ -95,6 +108,11 @@ impl Table {
         let start = self.window.partition_point(|(_, event)| event.revision <= revision);
         Ok(self.window.range((Bound::Included(start), Bound::Unbounded)).map(|(_, event)| event))
     }
+}
+
+/// The state before is the one that the event before it has, mostly.
+fn weight(event: &Event) -> usize {
+    event.object().raw().len() + EVENT_OVERHEAD
 }
 
 pub(super) struct Cache {
@@ -117,6 +135,10 @@ impl Cache {
             objects.push(Arc::new(object));
             Ok(())
         })?;
+        Ok(Self::filled(objects, revision))
+    }
+
+    pub(super) fn filled(objects: Vec<Arc<Object>>, revision: u64) -> Self {
         let mut cache = Self {
             revision,
             loaded: revision,
@@ -127,7 +149,18 @@ impl Cache {
         for object in objects {
             cache.table(object.resource).insert(object);
         }
-        Ok(cache)
+        cache
+    }
+
+    /// Events are missing: every watcher has to begin anew.
+    pub(super) fn forget_history(&mut self) {
+        self.loaded = self.revision;
+        for table in self.tables.values_mut() {
+            table.window.clear();
+            table.window_bytes = 0;
+            table.forgotten = self.revision;
+            table.newest.send_replace(self.revision);
+        }
     }
 
     fn table(&mut self, resource: Resource) -> &mut Table {
@@ -137,6 +170,19 @@ impl Cache {
 
     pub(super) fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// Of all objects, as a backend has them.
+    pub(super) fn bytes(&self) -> u64 {
+        let named = self.tables.values().flat_map(|t| t.namespaces.values());
+        named.flat_map(Named::values).map(|o| stored_bytes(o)).sum()
+    }
+
+    /// Every object at one revision, in the order of keys.
+    pub(super) fn everything(&self) -> Snapshot {
+        let tables: BTreeMap<_, _> = self.tables.iter().collect();
+        let objects = tables.into_values().flat_map(|t| t.objects(None)).collect();
+        Snapshot { revision: self.revision, objects }
     }
 
     pub(super) fn get(&self, resource: Resource, ns: &str, name: &str) -> Option<Arc<Object>> {

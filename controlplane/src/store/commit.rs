@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Backend, Event, Op, Request, Shared, StoreError, Write};
-use crate::object::{Key, Object};
+use super::{Backend, Event, Op, Request, Shared, StoreError, Write, stored_key};
+use crate::object::{Key, Meta, Object};
 
 /// Writes that share one fsync at most.
 const BATCH: usize = 512;
@@ -25,6 +25,8 @@ pub(super) struct Committer {
     shared: Arc<Shared>,
     backend: Box<dyn Backend>,
     revision: u64,
+    /// Bytes of all keys and objects.
+    live: u64,
 }
 
 /// A batch on its way to the disk.
@@ -39,8 +41,8 @@ struct Staged {
 
 impl Committer {
     pub(super) fn new(shared: Arc<Shared>, backend: Box<dyn Backend>) -> Self {
-        let revision = shared.read().revision();
-        Self { shared, backend, revision }
+        let (revision, live) = (shared.read().revision(), shared.read().bytes());
+        Self { shared, backend, revision, live }
     }
 
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Request>) {
@@ -58,6 +60,17 @@ impl Committer {
                 next = if room { queue.try_recv().ok() } else { None };
             }
             self.commit(staged);
+            if queue.is_empty() {
+                self.tidy();
+            }
+        }
+    }
+
+    /// After the answers: nobody waits for it but who comes while it is done.
+    fn tidy(&mut self) {
+        if let Err(error) = self.backend.tidy(self.live) {
+            tracing::error!(%error, "the store accepts nothing more");
+            self.shared.failed.store(true, Ordering::Release);
         }
     }
 
@@ -98,10 +111,9 @@ impl Committer {
         let object = Arc::new(encode(&key, value, revision)?);
         self.revision = revision;
         let alive = (!delete).then(|| object.clone());
-        staged.ops.push(Op {
-            key: format!("{}\0{}\0{}", key.resource, key.namespace, key.name),
-            value: alive.as_ref().map(|o| o.raw().clone()),
-        });
+        staged
+            .ops
+            .push(Op { key: stored_key(&key), value: alive.as_ref().map(|o| o.raw().clone()) });
         staged.events.push(Arc::new(Event {
             resource: key.resource,
             revision,
@@ -120,6 +132,10 @@ impl Committer {
         match self.backend.commit(&staged.ops, self.revision) {
             Ok(()) => {
                 self.shared.write().publish(&staged.events, self.revision);
+                for event in &staged.events {
+                    let size = |o: &Option<Arc<Object>>| o.as_deref().map_or(0, stored_bytes);
+                    self.live = (self.live + size(&event.new)).saturating_sub(size(&event.old));
+                }
                 for (answer, object) in staged.answers {
                     let _ = answer.send(Ok(object));
                 }
@@ -135,6 +151,13 @@ impl Committer {
     }
 }
 
+/// What an object takes in the backend.
+pub(super) fn stored_bytes(object: &Object) -> u64 {
+    let Meta { namespace, name, .. } = &object.meta;
+    let key = object.resource.len() + namespace.len() + name.len() + 2;
+    (key + object.raw().len()) as u64
+}
+
 fn check(current: Option<&Object>, version: u64) -> Result<&Object, StoreError> {
     let current = current.ok_or(StoreError::NotFound)?;
     match current.meta.resource_version {
@@ -143,7 +166,7 @@ fn check(current: Option<&Object>, version: u64) -> Result<&Object, StoreError> 
     }
 }
 
-fn encode(key: &Key, mut value: Value, revision: u64) -> Result<Object, StoreError> {
+pub(super) fn encode(key: &Key, mut value: Value, revision: u64) -> Result<Object, StoreError> {
     let metadata = value.get_mut("metadata").and_then(Value::as_object_mut);
     let metadata = metadata.ok_or_else(|| StoreError::Encode("metadata is missing".into()))?;
     metadata.insert("resourceVersion".into(), revision.to_string().into());

@@ -13,8 +13,11 @@
 //! The store never validates and knows nothing of HTTP.
 
 mod backend;
+pub mod backup;
 mod cache;
 mod commit;
+pub mod etcd;
+mod file;
 mod watch;
 
 #[cfg(test)]
@@ -25,16 +28,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
 use crate::object::{Key, Object, Resource};
 use crate::reader::Reader;
 
-pub use backend::{Backend, BackendError, Each, Memory, Op, Redb};
+pub use backend::{Backend, BackendError, Each, Memory, Op};
 pub use cache::Snapshot;
+pub use file::Redb;
 pub use watch::{Batch, Watcher};
 
 use cache::Cache;
+use etcd::Etcd;
 
 /// One change of one object.
 #[derive(Debug)]
@@ -102,11 +107,14 @@ pub enum StoreError {
     Conflict { current: u64 },
     #[error("encode object: {0}")]
     Encode(String),
-    /// The outcome is unknown and so is the disk's health: nothing more is written until a restart.
+    /// The outcome is unknown. If it was a disk, so is its health: nothing more is written until a restart.
     #[error("commit to the store: {0}")]
     Failed(String),
     #[error("the store is closed")]
     Closed,
+    /// Of one who decided until a moment ago.
+    #[error("another server decides now")]
+    Deposed,
 }
 
 /// The window of events no longer reaches back to the revision asked for.
@@ -115,6 +123,11 @@ pub enum StoreError {
 pub struct Expired {
     pub asked: u64,
     pub oldest: u64,
+}
+
+/// The name of an object in a backend: `resource NUL namespace NUL name`.
+fn stored_key(key: &Key) -> String {
+    format!("{}\0{}\0{}", key.resource, key.namespace, key.name)
 }
 
 pub(crate) enum Request {
@@ -128,6 +141,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    fn new(cache: Cache) -> Self {
+        Self { cache: RwLock::new(cache), failed: AtomicBool::new(false) }
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Cache> {
         self.cache.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -140,11 +157,38 @@ impl Shared {
 /// Requests waiting for the committing thread; more callers than this wait in `commit`.
 const QUEUE: usize = 1024;
 
+/// Who makes writes durable and publishes them.
+enum Engine {
+    /// One writer, on a backend of this process.
+    Local {
+        requests: mpsc::Sender<Request>,
+        thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    },
+    Etcd(Arc<Etcd>),
+}
+
+/// What only one writer at a time may look at and then write.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Section {
+    /// Addresses and ports of Services.
+    Addresses,
+    /// What is counted against a quota.
+    Quotas,
+}
+
+/// The right to be in a section, until dropped. Whatever was written in it before is known here.
+pub(crate) struct Exclusive {
+    _here: OwnedMutexGuard<()>,
+    _there: Option<etcd::Lock>,
+}
+
 /// The store; share it in an `Arc`.
 pub struct Store {
     shared: Arc<Shared>,
-    requests: mpsc::Sender<Request>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    engine: Arc<Engine>,
+    sections: [Arc<tokio::sync::Mutex<()>>; 2],
+    /// Writes are only good while this is who decides.
+    fence: Option<Arc<str>>,
 }
 
 impl Store {
@@ -159,24 +203,72 @@ impl Store {
     }
 
     pub fn with_backend(mut backend: Box<dyn Backend>) -> Result<Self, BackendError> {
-        let cache = Cache::load(backend.as_mut())?;
-        let shared = Arc::new(Shared { cache: RwLock::new(cache), failed: AtomicBool::new(false) });
+        let shared = Arc::new(Shared::new(Cache::load(backend.as_mut())?));
         let (requests, queue) = mpsc::channel(QUEUE);
         let worker = commit::Committer::new(shared.clone(), backend);
         let thread = std::thread::Builder::new()
             .name("store".into())
             .spawn(move || worker.run(queue))
             .map_err(|e| BackendError::new("start the store's thread", e))?;
-        Ok(Self { shared, requests, thread: Mutex::new(Some(thread)) })
+        let engine = Arc::new(Engine::Local { requests, thread: Mutex::new(Some(thread)) });
+        Ok(Self { shared, engine, sections: Default::default(), fence: None })
+    }
+
+    /// One that is shared with other control planes.
+    pub async fn etcd(options: &etcd::Options) -> Result<Self, BackendError> {
+        let etcd = Etcd::open(options).await?;
+        let shared = etcd.shared().clone();
+        let engine = Arc::new(Engine::Etcd(etcd));
+        Ok(Self { shared, engine, sections: Default::default(), fence: None })
+    }
+
+    /// The etcd that it is in; there may be other servers then.
+    pub(crate) fn in_etcd(&self) -> Option<&Arc<Etcd>> {
+        match &*self.engine {
+            Engine::Local { .. } => None,
+            Engine::Etcd(etcd) => Some(etcd),
+        }
+    }
+
+    /// The same store for one who decides, until another one does.
+    pub(crate) fn fenced(&self, fence: Arc<str>) -> Self {
+        let (shared, engine) = (self.shared.clone(), self.engine.clone());
+        Self { shared, engine, sections: self.sections.clone(), fence: Some(fence) }
+    }
+
+    /// Waits until nobody else, on any server, is in this section.
+    pub(crate) async fn exclusive(&self, section: Section) -> Result<Exclusive, StoreError> {
+        let (mutex, name) = match section {
+            Section::Addresses => (&self.sections[0], "addresses"),
+            Section::Quotas => (&self.sections[1], "quotas"),
+        };
+        let here = mutex.clone().lock_owned().await;
+        let there = match &*self.engine {
+            Engine::Local { .. } => None,
+            Engine::Etcd(etcd) => Some(etcd.lock(name).await?),
+        };
+        Ok(Exclusive { _here: here, _there: there })
+    }
+
+    /// Waits until reads give what any server has acknowledged by now.
+    pub async fn fresh(&self) -> Result<(), StoreError> {
+        match &*self.engine {
+            Engine::Local { .. } => Ok(()),
+            Engine::Etcd(etcd) => etcd.fresh().await,
+        }
     }
 
     /// Makes one change; when it returns, the change is durable and published. The object returned is the new
     /// version, after a deletion the last state with the deletion's revision. Dropping the future does not
     /// take the change back.
     pub async fn commit(&self, write: Write) -> Result<Arc<Object>, StoreError> {
+        let requests = match &*self.engine {
+            Engine::Local { requests, .. } => requests,
+            Engine::Etcd(etcd) => return etcd.commit(write, self.fence.as_deref()).await,
+        };
         let (answer, answered) = oneshot::channel();
         let request = Request::Write(write, answer);
-        self.requests.send(request).await.map_err(|_| StoreError::Closed)?;
+        requests.send(request).await.map_err(|_| StoreError::Closed)?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -222,6 +314,11 @@ impl Store {
         self.shared.write().subscribe()
     }
 
+    /// Everything at one revision, as text. Nobody waits for it.
+    pub fn backup(&self) -> backup::Lines {
+        backup::Lines::new(self.shared.read().everything())
+    }
+
     /// The number of objects per resource.
     pub fn counts(&self) -> Vec<(Resource, usize)> {
         self.shared.read().counts()
@@ -229,9 +326,13 @@ impl Store {
 
     /// Finishes what is queued and closes the backend. Blocks; later commits answer [`StoreError::Closed`].
     pub fn close(&self) {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (requests, thread) = match &*self.engine {
+            Engine::Local { requests, thread } => (requests, thread),
+            Engine::Etcd(etcd) => return etcd.close(),
+        };
+        let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            let requests = self.requests.clone();
+            let requests = requests.clone();
             // A thread of its own: `blocking_send` is not allowed on a runtime's thread.
             let stop = std::thread::spawn(move || requests.blocking_send(Request::Stop).is_ok());
             let _ = stop.join();

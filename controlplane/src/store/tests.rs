@@ -1,9 +1,7 @@
-//! The store against a model, and its promise over failures.
+//! The store's promise over failures, and details; the contract as a whole is held by `tests/store.rs`.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -20,134 +18,6 @@ fn pod(name: &str, payload: u64) -> Value {
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Create(u8),
-    /// With the right version or with one that is off.
-    Update(u8, bool),
-    Delete(u8, bool),
-    Reopen,
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        4 => (0..6u8).prop_map(Step::Create),
-        4 => (0..6u8, any::<bool>()).prop_map(|(n, ok)| Step::Update(n, ok)),
-        3 => (0..6u8, any::<bool>()).prop_map(|(n, ok)| Step::Delete(n, ok)),
-        1 => Just(Step::Reopen),
-    ];
-    prop::collection::vec(step, 1..40)
-}
-
-/// What the store should hold: name to (version, payload).
-type Model = BTreeMap<String, (u64, u64)>;
-
-fn check_contents(store: &Store, model: &Model) {
-    let found: Model = store
-        .list(PODS, None)
-        .iter()
-        .map(|o| {
-            let payload = o.value()["payload"].as_u64().unwrap();
-            (o.meta.name.clone(), (o.meta.resource_version, payload))
-        })
-        .collect();
-    assert_eq!(&found, model);
-}
-
-/// Runs one write on both and compares the outcomes.
-fn one(store: &Store, model: &mut Model, revision: &mut u64, step: &Step, payload: u64) {
-    let (n, off) = match step {
-        Step::Create(n) => (n, 0),
-        Step::Update(n, ok) | Step::Delete(n, ok) => (n, u64::from(!ok)),
-        Step::Reopen => return,
-    };
-    let name = format!("p{n}");
-    let stored = model.get(&name).map(|(version, _)| *version);
-    let version = stored.unwrap_or(7) + off;
-    let (write, expected) = match step {
-        Step::Create(_) => (
-            Write::Create { key: key(&name), value: pod(&name, payload) },
-            stored.map_or(Ok(()), |_| Err(StoreError::Exists)),
-        ),
-        Step::Update(..) => (
-            Write::Update { key: key(&name), version, value: pod(&name, payload) },
-            compare(stored, version),
-        ),
-        _ => (Write::Delete { key: key(&name), version }, compare(stored, version)),
-    };
-    let deletes = matches!(write, Write::Delete { .. });
-    let outcome = block_on(store.commit(write));
-    assert_eq!(outcome.as_ref().map(|_| ()).map_err(Clone::clone), expected);
-    if let Ok(object) = outcome {
-        *revision += 1;
-        assert_eq!(object.meta.resource_version, *revision);
-        match deletes {
-            true => model.remove(&name),
-            false => model.insert(name, (*revision, payload)),
-        };
-    }
-}
-
-fn compare(stored: Option<u64>, version: u64) -> Result<(), StoreError> {
-    match stored {
-        None => Err(StoreError::NotFound),
-        Some(current) if current != version => Err(StoreError::Conflict { current }),
-        Some(_) => Ok(()),
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
-
-    /// Same answers as the model, same contents, same history, also over restarts.
-    #[test]
-    fn behaves_like_the_model(steps in steps()) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("store.redb");
-        let mut store = Store::open(&path).unwrap();
-        let (mut model, mut revision) = (Model::new(), 0);
-        let mut history: Vec<(u64, Model)> = vec![(0, Model::new())];
-        for (payload, step) in (0..).zip(&steps) {
-            if matches!(step, Step::Reopen) {
-                store.close();
-                store = Store::open(&path).unwrap();
-                history = vec![(revision, model.clone())];
-            }
-            one(&store, &mut model, &mut revision, step, payload);
-            prop_assert_eq!(store.revision(), revision);
-            check_contents(&store, &model);
-            if history.last().unwrap().0 != revision {
-                history.push((revision, model.clone()));
-            }
-        }
-        // A watcher from any point replays to the present, and the past can be listed.
-        for (from, past) in &history {
-            let mut watcher = store.watch(PODS, *from).unwrap();
-            let mut replayed = past.clone();
-            let batch = watcher.take(usize::MAX).unwrap();
-            for event in &batch.events {
-                let name = event.object().meta.name.clone();
-                match &event.new {
-                    Some(o) => {
-                        let payload = o.value()["payload"].as_u64().unwrap();
-                        replayed.insert(name, (event.revision, payload))
-                    }
-                    None => replayed.remove(&name),
-                };
-            }
-            prop_assert_eq!(&replayed, &model);
-            let then = store.snapshot_at(PODS, None, *from).unwrap().objects;
-            let then: Vec<_> = then.iter().map(|o| o.meta.resource_version).collect();
-            let want: Vec<_> = past.values().map(|(version, _)| *version).collect();
-            prop_assert_eq!(then, want);
-        }
-        if history[0].0 > 0 {
-            prop_assert!(store.watch(PODS, history[0].0 - 1).is_err());
-        }
-        store.close();
-    }
 }
 
 /// Memory shared with the test, that can be told to fail before or after the bytes are safe.
@@ -225,23 +95,6 @@ fn writes_that_queue_up_share_commits_and_conflicts_inside_a_batch_are_found() {
 }
 
 #[test]
-fn a_watcher_that_is_too_slow_expires() {
-    let store = Store::memory();
-    let mut watcher = store.watch(PODS, 0).unwrap();
-    block_on(async {
-        let write = |n: usize| {
-            let name = format!("p{n}");
-            store.commit(Write::Create { key: key(&name), value: pod(&name, 1) })
-        };
-        futures::future::join_all((0..9000).map(write)).await;
-    });
-    assert!(matches!(watcher.take(10), Err(Expired { asked: 0, .. })));
-    let revision = store.revision();
-    assert!(store.watch(PODS, revision).is_ok());
-    assert!(store.snapshot_at(PODS, None, 1).is_err());
-}
-
-#[test]
 fn a_deletion_carries_the_last_state_at_its_own_revision() {
     let store = Store::memory();
     create(&store, "a").unwrap();
@@ -287,4 +140,32 @@ fn who_waits_for_a_revision_wakes_when_it_is_published() {
         let (reached, created) = tokio::join!(waiting, store.commit(write));
         assert_eq!(((), created.unwrap().meta.resource_version), (reached, next));
     });
+}
+
+#[test]
+fn what_is_deleted_is_given_back_to_the_file_system() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    let store = Store::open(&path).unwrap();
+    let large = "x".repeat(400_000);
+    let size = || std::fs::metadata(&path).unwrap().len();
+    block_on(async {
+        let write = |n: usize| {
+            let mut value = pod(&format!("p{n}"), 1);
+            value["large"] = large.as_str().into();
+            store.commit(Write::Create { key: key(&format!("p{n}")), value })
+        };
+        let created = futures::future::join_all((0..100).map(write)).await;
+        assert!(size() > 40_000_000);
+        let delete = |object: Result<Arc<Object>, StoreError>| {
+            let object = object.unwrap();
+            store.commit(Write::Delete { key: object.key(), version: object.meta.resource_version })
+        };
+        futures::future::join_all(created.into_iter().map(delete)).await;
+    });
+    store.close();
+    assert!(size() < 8_000_000, "{}", size());
+    let again = Store::open(&path).unwrap();
+    assert_eq!((again.revision(), again.list(PODS, None).len()), (200, 0));
+    again.close();
 }

@@ -28,6 +28,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("systemctl", "systemd"),
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
+    ("etcd", "etcd-server"),
+    ("unshare", "util-linux"),
 ];
 
 /// What the runtime is measured beside, and what compiles the measuring programs.
