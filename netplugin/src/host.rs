@@ -9,7 +9,7 @@ use netlink_packet_route::link::InfoKind;
 
 use crate::leases::{self, Leases};
 use crate::link::{self, Links};
-use crate::{Error, HostConfig, ipam, netns, nft, pod, sysctl};
+use crate::{Error, HostConfig, announce, ipam, netns, nft, pod, sysctl};
 
 /// Makes the host ready for Pods. Idempotent. Rules of a running node stay as they are.
 ///
@@ -85,6 +85,7 @@ pub fn teardown(config: &HostConfig) -> Result<(), Error> {
         }
         Err(error) => attempt(Err(error)),
     }
+    attempt(announce::teardown(config));
     attempt(delete_links(config));
     attempt(nft::teardown());
     for (name, _) in sysctl::HOST.into_iter().rev() {

@@ -4,8 +4,9 @@
 //! Everything here is synchronous and works in "the host" as seen by the calling thread: its
 //! network namespace. Every setup is idempotent and has a teardown that tolerates absence.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+pub mod announce;
 pub mod cni;
 pub mod config;
 pub mod error;
@@ -17,6 +18,8 @@ mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod pod;
+#[allow(unsafe_code)]
+mod sys;
 mod sysctl;
 
 pub use config::{HostConfig, PodNetwork, PodRequest};

@@ -22,6 +22,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::Error;
+use crate::announce::Present;
 use crate::netlink::{Answer, HEADER, Refusal, Socket};
 
 /// Group number of the host's ends of all cables, so that they can be deleted together.
@@ -151,8 +152,56 @@ impl Links {
         }
     }
 
+    /// The name of a link.
+    pub(crate) fn name(&mut self, index: u32) -> Result<String, Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let what = format!("look up link {index}");
+        let request = Request {
+            what: what.clone(),
+            flags: NLM_F_REQUEST,
+            message: RouteNetlinkMessage::GetLink(message),
+        };
+        let name = self.ask(request)?.into_iter().find_map(|answer| {
+            let RouteNetlinkMessage::NewLink(message) = answer else { return None };
+            message.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            })
+        });
+        name.ok_or_else(|| Error::Decode { what, detail: "it has no name".into() })
+    }
+
+    /// Names of a bridge's ports.
+    pub(crate) fn ports(&mut self, bridge: u32) -> Result<Vec<String>, Error> {
+        let request = Request {
+            what: "list links".into(),
+            flags: NLM_F_REQUEST | NLM_F_DUMP,
+            message: RouteNetlinkMessage::GetLink(LinkMessage::default()),
+        };
+        let mut names = Vec::new();
+        for answer in self.ask(request)? {
+            let RouteNetlinkMessage::NewLink(message) = answer else { continue };
+            let of_it =
+                message.attributes.iter().any(|one| *one == LinkAttribute::Controller(bridge));
+            names.extend(message.attributes.into_iter().filter(|_| of_it).find_map(
+                |one| match one {
+                    LinkAttribute::IfName(name) => Some(name),
+                    _ => None,
+                },
+            ));
+        }
+        Ok(names)
+    }
+
     /// IPv4 addresses (with prefix length) of a link.
     pub(crate) fn addresses(&mut self, index: u32) -> Result<Vec<(Ipv4Addr, u8)>, Error> {
+        let all = self.all_addresses()?.into_iter().filter(|one| one.index == index);
+        Ok(all.map(|one| (one.address, one.prefix)).collect())
+    }
+
+    /// All IPv4 addresses of this network namespace.
+    pub(crate) fn all_addresses(&mut self) -> Result<Vec<Present>, Error> {
         let mut message = AddressMessage::default();
         message.header.family = AddressFamily::Inet;
         let request = Request {
@@ -164,16 +213,19 @@ impl Links {
         Ok(answers
             .into_iter()
             .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewAddress(m) if m.header.index == index => local_address(&m),
+                RouteNetlinkMessage::NewAddress(m) => local_address(&m),
                 _ => None,
             })
             .collect())
     }
 }
 
-fn local_address(message: &AddressMessage) -> Option<(Ipv4Addr, u8)> {
+fn local_address(message: &AddressMessage) -> Option<Present> {
+    let (index, prefix) = (message.header.index, message.header.prefix_len);
     message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(address)) => Some((*address, message.header.prefix_len)),
+        AddressAttribute::Local(IpAddr::V4(address)) => {
+            Some(Present { index, address: *address, prefix })
+        }
         _ => None,
     })
 }
@@ -369,6 +421,22 @@ pub(crate) fn add_default_route(index: u32, gateway: Ipv4Addr) -> Request {
     message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
     Request {
         what: format!("add default route via {gateway}"),
+        flags: REPLACE,
+        message: RouteNetlinkMessage::NewRoute(message),
+    }
+}
+
+/// A route through a neighbour.
+pub(crate) fn add_route(index: u32, range: Ipv4Net, gateway: Ipv4Addr) -> Request {
+    let mut message = route_message(index, RouteScope::Universe);
+    message.header.destination_prefix_length = range.prefix_len();
+    message.header.flags = RouteFlags::Onlink;
+    if range.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(range.network())));
+    }
+    message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+    Request {
+        what: format!("add route to {range} via {gateway}"),
         flags: REPLACE,
         message: RouteNetlinkMessage::NewRoute(message),
     }

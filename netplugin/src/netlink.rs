@@ -64,6 +64,12 @@ impl Socket {
         Ok(Socket { raw, sequence: 0, receive_buffer: Vec::with_capacity(DATAGRAM) })
     }
 
+    /// What the kernel calls this socket.
+    pub(crate) fn port(&self) -> u32 {
+        let mut address = SocketAddr::new(0, 0);
+        self.raw.get_address(&mut address).map_or(0, |()| address.port_number())
+    }
+
     /// The sequence number for the next request.
     pub(crate) fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
@@ -144,6 +150,17 @@ fn for_each_message(mut buffer: &[u8], mut each: impl FnMut(Header, &[u8])) {
         each(header, &buffer[HEADER..length]);
         buffer = buffer.get(align(length)..).unwrap_or_default();
     }
+}
+
+/// Type, sender and body of each message in a datagram.
+pub(crate) fn headers(mut buffer: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+    std::iter::from_fn(move || {
+        let (header, length) = parse_header(buffer)?;
+        let port = buffer.get(12..HEADER).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]))?;
+        let body = &buffer[HEADER..length];
+        buffer = buffer.get(align(length)..).unwrap_or_default();
+        Some((header.kind, port, body))
+    })
 }
 
 fn parse_header(buffer: &[u8]) -> Option<(Header, usize)> {

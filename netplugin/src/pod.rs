@@ -97,7 +97,7 @@ fn connect(config: &HostConfig, request: &PodRequest, network: &PodNetwork) -> R
 /// of its own has seen the carrier; a packet sent before is lost, and is sent again only after a
 /// second. Newer kernels (6.8) do that work when somebody asks for the link, so that the first
 /// question suffices; older ones are asked again. A carrier that is late is no error.
-fn await_carrier(host: &mut Links, name: &str) -> Result<(), Error> {
+pub(crate) fn await_carrier(host: &mut Links, name: &str) -> Result<(), Error> {
     const ATTEMPTS: u32 = 200;
     for _ in 0..ATTEMPTS {
         if host.find(name)?.is_none_or(|link| link.operational) {

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use host::{config, machine};
 use kobune_netplugin::nft::Rules;
-use kobune_netplugin::nft::services::{Backend, Protocol, ServiceTable, VipPort};
+use kobune_netplugin::nft::services::{
+    Backend, Door, Group, Place, Protocol, Service, Services, VipPort,
+};
 use kobune_netplugin::{PodRequest, host as host_side, pod};
 
 fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
@@ -48,17 +50,21 @@ fn pods() {
     });
 }
 
-fn services(count: u16) -> ServiceTable {
-    let mut table = ServiceTable::default();
-    for n in 0..count {
+fn services(count: u16) -> Services {
+    let one = |n: u16| {
         let [high, low] = n.to_be_bytes();
         let address = Ipv4Addr::new(10, 96, high, low);
         let backends = (0..10)
             .map(|m| Backend { address: Ipv4Addr::new(10, 200 + m, high, low), port: 8080 })
             .collect();
-        table.ports.insert(VipPort { address, protocol: Protocol::Tcp, port: 80 }, backends);
-    }
-    table
+        let place = Place::Address(VipPort { address, protocol: Protocol::Tcp, port: 80 });
+        let doors = [Door::for_all(place)].into();
+        let group = Group { doors, backends, ..Group::default() };
+        let groups = [("80".to_owned(), group)].into();
+        let service = Service { groups, cluster_ips: [address].into(), ..Service::default() };
+        (format!("default/s{n}"), service)
+    };
+    (0..count).map(one).collect()
 }
 
 #[test]
@@ -69,22 +75,29 @@ fn rules() {
         let (sender, receiver) = std::sync::mpsc::channel();
         machine(move || {
             host_side::setup(&config()).unwrap();
-            let mut table = services(count);
+            let table = services(count);
+            let mut one = table["default/s0"].clone();
             let mut rules = Rules::open(&config()).unwrap();
-            let (load, changes) = timed(|| rules.sync(&table).unwrap());
+            let again = table.clone();
+            let (load, changes) = timed(|| rules.sync(table).unwrap());
             println!("{count} services x 10: load {load:?}, {changes} elements");
-            let first = *table.ports.keys().next().unwrap();
             let mut times = Vec::new();
             for n in 0..200 {
-                let backends = table.ports.get_mut(&first).unwrap();
+                let backends = &mut one.groups.get_mut("80").unwrap().backends;
                 match n % 2 {
                     0 => drop(backends.remove(3)),
                     _ => backends.push(Backend { address: Ipv4Addr::new(10, 9, 9, 9), port: 1 }),
                 }
-                times.push(timed(|| rules.sync(&table).unwrap()).0);
+                let changed = [("default/s0".to_owned(), Some(one.clone()))].into();
+                times.push(timed(|| rules.update(changed).unwrap()).0);
             }
-            let median = show(&format!("{count} services: one endpoint changed, sync"), times);
+            let median = show(&format!("{count} services: one endpoint changed"), times);
             sender.send(median).unwrap();
+            let mut next = Rules::open(&config()).unwrap();
+            let (time, changes) = timed(|| next.sync(again).unwrap());
+            println!("{count} services: taken over in {time:?}, {changes} elements");
+            let (time, changes) = timed(|| next.repair().unwrap());
+            println!("{count} services: compared in {time:?}, {changes} elements");
         });
         medians.push(receiver.recv().unwrap());
     }

@@ -7,10 +7,10 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use host::{
-    VIP, ask, ask_udp, config, connect, machine, run, silent, spread, table, three_pods, vip,
+    VIP, add, ask, ask_udp, config, connect, machine, run, silent, spread, table, three_pods, vip,
 };
 use kobune_netplugin::host as host_side;
-use kobune_netplugin::nft::services::{Protocol, ServiceTable};
+use kobune_netplugin::nft::services::{Protocol, Services};
 use kobune_netplugin::nft::{self, Rules};
 
 fn rules() -> Rules {
@@ -32,7 +32,7 @@ fn a_vip_spreads_connections_of_host_and_pods() {
     both_bridges(|| {
         let pods = three_pods();
         let all: Vec<_> = pods.iter().collect();
-        rules().sync(&table(&all)).unwrap();
+        rules().sync(table(&all)).unwrap();
         let client = connect("client");
         for ask in [ask, ask_udp] {
             // 60 draws from three leave one out with a probability of 10^-10.
@@ -50,7 +50,7 @@ fn a_vip_spreads_connections_of_host_and_pods() {
 fn a_pod_reaches_itself_through_a_vip() {
     both_bridges(|| {
         let pods = three_pods();
-        rules().sync(&table(&[&pods[0]])).unwrap();
+        rules().sync(table(&[&pods[0]])).unwrap();
         assert_eq!(pods[0].inside(|| ask(VIP, 80)).unwrap(), "one 10.244.0.1");
         assert_eq!(pods[0].inside(|| ask_udp(VIP, 80)).unwrap(), "one 10.244.0.1");
     });
@@ -68,8 +68,8 @@ fn without_endpoints_or_on_a_wrong_port_connections_are_refused() {
     both_bridges(|| {
         let [one, ..] = three_pods();
         let mut wanted = table(&[]);
-        wanted.ports.insert(vip(Protocol::Tcp, 443), vec![one.backend(8080)]);
-        rules().sync(&wanted).unwrap();
+        add(&mut wanted, vip(Protocol::Tcp, 443), vec![one.backend(8080)]);
+        rules().sync(wanted.clone()).unwrap();
         for port in [80, 81] {
             refused_quickly(|| ask(VIP, port));
             // The sender's own kernel refuses to send, as it does upstream.
@@ -91,9 +91,9 @@ fn an_endpoint_comes_and_goes_while_the_others_serve() {
         let pods = three_pods();
         let all: Vec<_> = pods.iter().collect();
         let mut rules = rules();
-        rules.sync(&table(&all)).unwrap();
+        rules.sync(table(&all)).unwrap();
         for left in [&all[..2], &all[1..2], &all[..], &[], &all[2..]] {
-            rules.sync(&table(left)).unwrap();
+            rules.sync(table(left)).unwrap();
             if left.is_empty() {
                 refused_quickly(|| ask(VIP, 80));
                 continue;
@@ -104,7 +104,37 @@ fn an_endpoint_comes_and_goes_while_the_others_serve() {
             expected.sort();
             assert_eq!(names, expected);
         }
-        assert_eq!(rules.sync(&table(&all[2..])).unwrap(), 0);
+        assert_eq!(rules.sync(table(&all[2..])).unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_udp_client_moves_when_its_backend_goes() {
+    machine(|| {
+        let [one, two, _] = three_pods();
+        let client = connect("client");
+        let mut rules = rules();
+        rules.sync(table(&[])).unwrap();
+        // The same socket all the time: to the kernel it is one flow.
+        let socket = client.inside(|| {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:4000").unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            socket
+        });
+        let ask = || {
+            socket.send_to(b"?", (VIP, 80))?;
+            let mut buffer = [0; 64];
+            let (length, _) = socket.recv_from(&mut buffer)?;
+            Ok::<_, io::Error>(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        };
+        let _ = socket.send_to(b"?", (VIP, 80));
+        for (pods, expected) in [(&one, "one"), (&two, "two"), (&one, "one")] {
+            rules.sync(table(&[pods])).unwrap();
+            let answer = ask().unwrap();
+            assert!(answer.starts_with(expected), "{answer}");
+        }
+        rules.sync(Services::new()).unwrap();
+        assert!(ask().is_err(), "nobody answers for a service that is gone");
     });
 }
 
@@ -123,8 +153,8 @@ fn connections_survive_a_new_owner_of_the_rules() {
             }
         });
         let mut wanted = table(&all);
-        wanted.ports.insert(vip(Protocol::Tcp, 7), vec![pods[0].backend(7)]);
-        rules().sync(&wanted).unwrap();
+        add(&mut wanted, vip(Protocol::Tcp, 7), vec![pods[0].backend(7)]);
+        rules().sync(wanted.clone()).unwrap();
         let mut stream = std::net::TcpStream::connect((VIP, 7)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let mut check = || {
@@ -136,7 +166,7 @@ fn connections_survive_a_new_owner_of_the_rules() {
         host_side::setup(&config()).unwrap();
         assert!(ask(VIP, 80).is_ok(), "the old rules hold until the new ones are there");
         check();
-        rules().sync(&wanted).unwrap();
+        rules().sync(wanted.clone()).unwrap();
         check();
         assert!(ask(VIP, 80).is_ok());
     });
@@ -154,7 +184,7 @@ fn nft_prints_our_table_and_foreign_tables_stay() {
         let pods = three_pods();
         let all: Vec<_> = pods.iter().collect();
         let mut rules = rules();
-        rules.sync(&table(&all)).unwrap();
+        rules.sync(table(&all)).unwrap();
         let text = run("nft", &["list", "ruleset"]);
         for part in [
             "ip daddr . meta l4proto . th dport map @service-ips",
@@ -167,13 +197,14 @@ fn nft_prints_our_table_and_foreign_tables_stay() {
             &format!("0x00001000 . 0x00000000 : {} . 8080", pods[0].address()),
             "reject with tcp reset",
             "masquerade fully-random",
-            "ct original ip daddr 10.96.0.0/16",
+            "comment \"rules ",
+            "fib daddr type local",
             "oifname != \"kobune0\"",
             "comment \"no endpoints, or not a port of this service\"",
         ] {
             assert!(text.contains(part), "{part:?} is missing in:\n{text}");
         }
-        rules.sync(&ServiceTable::default()).unwrap();
+        rules.sync(Services::new()).unwrap();
         host_side::teardown(&config()).unwrap();
         assert_eq!(run("nft", &["list", "ruleset"]), before);
         nft::teardown().unwrap();
@@ -185,12 +216,12 @@ fn a_damaged_or_flushed_table_comes_back_with_the_next_change() {
     machine(|| {
         let pods = three_pods();
         let mut rules = rules();
-        rules.sync(&table(&[&pods[0]])).unwrap();
+        rules.sync(table(&[&pods[0]])).unwrap();
         run("nft", &["flush", "map", "ip", "kobune", "eps"]);
-        rules.sync(&table(&[&pods[2]])).unwrap();
+        rules.sync(table(&[&pods[2]])).unwrap();
         assert_eq!(spread(1, || ask(VIP, 80)).len(), 1);
         run("nft", &["flush", "ruleset"]);
-        rules.sync(&table(&[&pods[0], &pods[1]])).unwrap();
+        rules.sync(table(&[&pods[0], &pods[1]])).unwrap();
         assert_eq!(spread(60, || ask(VIP, 80)).len(), 2);
     });
 }
@@ -214,10 +245,10 @@ fn pods_leave_the_cluster_under_the_hosts_address() {
         let there = Ipv4Addr::new(192, 0, 2, 2);
         assert_eq!(one.inside(|| ask(there, 8080)).unwrap(), "outside 192.0.2.1");
         // A backend outside the cluster, from a Pod and from the host.
-        let mut wanted = ServiceTable::default();
+        let mut wanted = Services::new();
         let backend = kobune_netplugin::nft::services::Backend { address: there, port: 8080 };
-        wanted.ports.insert(vip(Protocol::Tcp, 80), vec![backend]);
-        rules().sync(&wanted).unwrap();
+        add(&mut wanted, vip(Protocol::Tcp, 80), vec![backend]);
+        rules().sync(wanted.clone()).unwrap();
         assert_eq!(one.inside(|| ask(VIP, 80)).unwrap(), "outside 192.0.2.1");
         assert_eq!(ask(VIP, 80).unwrap(), "outside 192.0.2.1");
     });
@@ -239,9 +270,9 @@ fn a_backend_on_the_host_itself_is_reached() {
         });
         let address = Ipv4Addr::new(192, 0, 2, 1);
         let backend = kobune_netplugin::nft::services::Backend { address, port: 6443 };
-        let mut wanted = ServiceTable::default();
-        wanted.ports.insert(vip(Protocol::Tcp, 443), vec![backend]);
-        rules().sync(&wanted).unwrap();
+        let mut wanted = Services::new();
+        add(&mut wanted, vip(Protocol::Tcp, 443), vec![backend]);
+        rules().sync(wanted.clone()).unwrap();
         assert_eq!(one.inside(|| ask(VIP, 443)).unwrap(), "api");
         assert_eq!(ask(VIP, 443).unwrap(), "api");
     });

@@ -13,6 +13,7 @@ pub mod pods;
 mod report;
 pub mod status;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -199,6 +200,10 @@ async fn keep_proxy(context: Arc<Context>, zone: SharedZone, shutdown: Cancellat
         let options = ProxyOptions {
             host: context.sandbox.network.clone(),
             node_name: context.options.node_name.clone(),
+            node_ip: match context.options.node_ip {
+                IpAddr::V4(address) => address,
+                IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+            },
             zone: Arc::clone(&zone),
         };
         let client = context.client.clone();

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use kube::Resource;
 use kube::runtime::watcher::Event;
 
-type Key = (String, String);
+/// Namespace and name.
+pub(crate) type Key = (String, String);
 
 /// All objects of one kind.
 #[derive(Debug)]
@@ -48,13 +49,22 @@ impl<K: Resource> Mirror<K> {
         }
     }
 
+    /// Whether a list has been complete.
+    pub(crate) fn is_known(&self) -> bool {
+        self.objects.is_some()
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<&K> {
+        self.objects.as_ref()?.get(key)
+    }
+
     /// All objects, once they are known.
     pub(crate) fn objects(&self) -> Option<impl Iterator<Item = &K>> {
         self.objects.as_ref().map(HashMap::values)
     }
 }
 
-fn key<K: Resource>(object: &K) -> Key {
+pub(crate) fn key<K: Resource>(object: &K) -> Key {
     let metadata = object.meta();
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }

@@ -1,30 +1,36 @@
-//! Services as rules: watches Services and EndpointSlices, decides (`plan`), and hands the result
+//! Services as rules: watches Services and EndpointSlices, decides (`plan`), and hands what has changed
 //! to the network plugin, which knows the difference to what the kernel has.
 //!
 //! One task owns the rules. Whatever arrives while it is busy is taken together in the next round,
-//! so bursts cost one transaction; a single event is acted on at once. Nothing is written before
-//! both kinds are completely known: the rules of a former process hold until then.
+//! so bursts cost one transaction; a single event is acted on at once, and costs what its Service costs.
+//! Nothing is written before both kinds are completely known: the rules of a former process hold until then.
+//! When somebody else touches our table, it is compared with what it should be, and mended.
 
+mod announce;
+mod elect;
+mod health;
 mod mirror;
 mod plan;
 mod warn;
+mod world;
 
-use std::sync::PoisonError;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kobune_netplugin::HostConfig;
-use kobune_netplugin::nft::Rules;
-use kobune_netplugin::nft::services::ServiceTable;
+use kobune_netplugin::nft::{Rules, Watch};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use mirror::Mirror;
+use health::Checks;
+use plan::Here;
 use warn::Announcer;
+use world::{Change, Work, World};
 
 use crate::dns::SharedZone;
 
@@ -40,6 +46,8 @@ pub struct ProxyOptions {
     pub host: HostConfig,
     /// Reported as the source of events.
     pub node_name: String,
+    /// The node's own address: on its wire are addresses of LoadBalancer Services that fit no other.
+    pub node_ip: Ipv4Addr,
     /// What DNS knows of the same objects: told of each event, one at a time.
     pub(crate) zone: SharedZone,
 }
@@ -49,6 +57,8 @@ pub struct ProxyOptions {
 pub enum Error {
     #[error("open the service rules: {0}")]
     Open(#[source] kobune_netplugin::Error),
+    #[error("start a thread that watches the service rules: {0}")]
+    Watch(#[source] std::io::Error),
     #[error("write the service rules: the worker died: {0}")]
     Worker(#[from] tokio::task::JoinError),
     #[error("watch services and endpoint slices: the stream ended")]
@@ -65,108 +75,118 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let mut rules = Rules::open(&options.host).map_err(Error::Open)?;
-    let sync = move |table: &ServiceTable| rules.sync(table).map_err(|error| error.to_string());
-    drive(client, options, shutdown, sync).await
+    let listener = Watch::open(&rules).map_err(Error::Open)?;
+    let disturbances = disturbances(listener).map_err(Error::Watch)?.boxed();
+    let sync = move |work: Work| {
+        let written = match work {
+            Work::Replace(all) => rules.sync(all),
+            Work::Update(changed) => rules.update(changed),
+            Work::Repair => rules.repair(),
+        };
+        let elements = written.map_err(|error| error.to_string())?;
+        Ok(Written { elements, conflicts: rules.conflicts() })
+    };
+    let (elected, receiver) = watch::channel(None);
+    let announcing = announce::run(options.host.clone(), options.node_ip, receiver);
+    let driving = drive(client, options, shutdown, elected, disturbances, sync);
+    // Announcing ends with the sender, which the other has.
+    tokio::join!(driving, announcing).0
 }
 
-/// Something happened to a Service or to a slice.
-enum Change {
-    Service(Box<Event<Service>>),
-    Slice(Box<Event<EndpointSlice>>),
+/// One item each time that somebody else has touched our table. The thread that listens ends soon after the stream.
+fn disturbances(mut watch: Watch) -> std::io::Result<impl Stream<Item = ()> + Send> {
+    let (sender, receiver) = mpsc::channel(1);
+    std::thread::Builder::new().name("rules".into()).spawn(move || {
+        while !sender.is_closed() {
+            match watch.wait() {
+                Ok(false) => {}
+                // One that waits to be handled is as good as two.
+                Ok(true) => drop(sender.try_send(())),
+                Err(error) => {
+                    tracing::error!(%error, "listen to changes of the service rules");
+                    return;
+                }
+            }
+        }
+    })?;
+    Ok(futures::stream::unfold(receiver, |mut all| async { Some((all.recv().await?, all)) }))
+}
+
+/// What writing the rules has come to.
+#[derive(Debug, Default)]
+struct Written {
+    elements: usize,
+    /// Door, Service, owner.
+    conflicts: Vec<(String, String, String)>,
 }
 
 async fn drive(
     client: Client,
     options: ProxyOptions,
     shutdown: CancellationToken,
-    mut sync: impl FnMut(&ServiceTable) -> Result<usize, String> + Send + 'static,
+    elected: watch::Sender<Option<BTreeSet<Ipv4Addr>>>,
+    mut disturbances: impl Stream<Item = ()> + Unpin,
+    mut sync: impl FnMut(Work) -> Result<Written, String> + Send + 'static,
 ) -> Result<(), Error> {
     let services = changes(Api::all(client.clone()), Change::Service);
     let slices = changes(Api::all(client.clone()), Change::Slice);
-    let rounds = futures::stream::select(services, slices).ready_chunks(ROUND);
+    let nodes = changes(Api::all(client.clone()), Change::Node);
+    let all = futures::stream::select(futures::stream::select(services, slices), nodes);
+    let rounds = all.ready_chunks(ROUND);
     let mut rounds = std::pin::pin!(rounds);
-    let mut world = World { zone: options.zone, ..World::default() };
+    let here = Here { host: options.host, node_name: options.node_name.clone() };
+    let mut world = World::new(options.zone);
     let mut announcer = Announcer::new(client, options.node_name);
+    let mut checks = Checks::default();
+    let mut failed = false;
     loop {
         let retry = async {
-            match world.stale {
+            match failed {
                 true => tokio::time::sleep(RETRY).await,
                 false => std::future::pending().await,
             }
         };
+        let mut work = None;
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            () = retry => {}
+            () = retry => work = Some(Work::Update(BTreeMap::new())),
+            Some(()) = disturbances.next() => {
+                tracing::warn!("somebody else changed the service rules; comparing");
+                work = Some(Work::Repair);
+            }
             round = rounds.next() => {
-                let round = round.ok_or(Error::WatchEnded)?;
-                world.stale |= round.into_iter().fold(false, |any, one| world.handle(one) | any);
+                round.ok_or(Error::WatchEnded)?.into_iter().for_each(|one| world.handle(one));
             }
         }
-        if !world.stale {
-            continue;
-        }
-        let Some(planned) = world.plan(&options.host) else { continue };
-        announcer.announce(planned.warnings);
+        let planned = work.or_else(|| world.plan(&here));
+        let mine = world.elected(&here.node_name);
+        elected.send_if_modified(|held| {
+            let another = mine.is_some() && *held != mine;
+            if another {
+                *held = mine;
+            }
+            another
+        });
+        let Some(work) = planned else { continue };
+        let repair = work == Work::Repair;
         let written;
         (sync, written) = tokio::task::spawn_blocking(move || {
-            let written = sync(&planned.table);
+            let written = sync(work);
             (sync, written)
         })
         .await?;
-        world.stale = written.is_err();
+        failed = written.is_err();
         match written {
-            Ok(0) => {}
-            Ok(elements) => tracing::debug!(elements, "service rules changed"),
+            Ok(Written { elements, conflicts }) => {
+                announcer.announce(world.warnings(&conflicts));
+                checks.keep(world.health());
+                match repair {
+                    true => tracing::warn!(elements, "service rules mended"),
+                    false => tracing::debug!(elements, "service rules changed"),
+                }
+            }
             Err(error) => tracing::error!(%error, "service rules not changed, will try again"),
         }
-    }
-}
-
-/// All that is known, and whether the rules lag behind.
-#[derive(Default)]
-struct World {
-    services: Mirror<Service>,
-    slices: Mirror<EndpointSlice>,
-    zone: SharedZone,
-    stale: bool,
-}
-
-impl World {
-    fn handle(&mut self, change: Change) -> bool {
-        // A zone is whole between any two events, even if somebody panicked over one.
-        let mut zone = self.zone.write().unwrap_or_else(PoisonError::into_inner);
-        match change {
-            Change::Service(event) => {
-                let whole = matches!(*event, Event::InitDone);
-                match &*event {
-                    Event::Apply(service) => zone.apply_service(service),
-                    Event::Delete(service) => zone.delete_service(service),
-                    _ => {}
-                }
-                let changed = self.services.handle(*event);
-                if let Some(all) = self.services.objects().filter(|_| whole) {
-                    zone.replace_services(all);
-                }
-                changed
-            }
-            Change::Slice(event) => {
-                let whole = matches!(*event, Event::InitDone);
-                match &*event {
-                    Event::Apply(slice) => zone.apply_slice(slice),
-                    Event::Delete(slice) => zone.delete_slice(slice),
-                    _ => {}
-                }
-                let changed = self.slices.handle(*event);
-                if let Some(all) = self.slices.objects().filter(|_| whole) {
-                    zone.replace_slices(all);
-                }
-                changed
-            }
-        }
-    }
-
-    fn plan(&self, host: &HostConfig) -> Option<plan::Planned> {
-        Some(plan::plan(self.services.objects()?, self.slices.objects()?, host))
     }
 }
 

@@ -6,6 +6,7 @@ use futures::stream;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
+use kobune_netplugin::nft::services::Service as Rule;
 use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -68,6 +69,9 @@ fn answer(uri: &str, service_type: &str) -> Value {
     if uri.contains("endpointslices") {
         return list("EndpointSliceList", json!([slice(&[2])]));
     }
+    if uri.contains("/nodes") {
+        return list("NodeList", json!([]));
+    }
     let service = json!({
         "metadata": {"name": "web", "namespace": "default", "uid": "u"},
         "spec": {"type": service_type, "clusterIP": "10.96.0.5", "ports": [{"port": 80}]},
@@ -100,12 +104,31 @@ fn options() -> ProxyOptions {
         mtu: None,
         state_dir: "/nowhere".into(),
     };
-    ProxyOptions { host, node_name: "node".into(), zone: SharedZone::default() }
+    ProxyOptions {
+        host,
+        node_name: "node".into(),
+        node_ip: Ipv4Addr::LOCALHOST,
+        zone: SharedZone::default(),
+    }
 }
 
-/// Last octets of the backends in each table that was written.
-fn octets(table: &ServiceTable) -> Vec<u8> {
-    table.ports.values().flatten().map(|backend| backend.address.octets()[3]).collect()
+/// Last octets of the backends that are written.
+fn octets(work: Work) -> Vec<u8> {
+    let of = |one: Rule| one.groups.into_values().flat_map(|group| group.backends);
+    let backends: Vec<_> = match work {
+        Work::Replace(all) => all.into_values().flat_map(of).collect(),
+        Work::Update(some) => some.into_values().flatten().flat_map(of).collect(),
+        Work::Repair => panic!("nobody touched anything"),
+    };
+    backends.iter().map(|backend| backend.address.octets()[3]).collect()
+}
+
+fn nobody() -> watch::Sender<Option<BTreeSet<Ipv4Addr>>> {
+    watch::channel(None).0
+}
+
+fn quiet() -> stream::Pending<()> {
+    stream::pending()
 }
 
 #[tokio::test]
@@ -114,12 +137,13 @@ async fn rules_follow_the_slices_and_a_burst_is_one_change() {
     let shutdown = CancellationToken::new();
     let (written, mut tables) = mpsc::unbounded_channel();
     let (go, gate) = std::sync::mpsc::channel::<()>();
-    let sync = move |table: &ServiceTable| {
-        written.send(octets(table)).unwrap();
+    let sync = move |work| {
+        written.send(octets(work)).unwrap();
         gate.recv().map_err(|error| error.to_string())?;
-        Ok(1)
+        Ok(Written::default())
     };
-    let task = tokio::spawn(drive(server.client, options(), shutdown.clone(), sync));
+    let task =
+        tokio::spawn(drive(server.client, options(), shutdown.clone(), nobody(), quiet(), sync));
     assert_eq!(tables.recv().await.unwrap(), [2], "first when all is known");
     // Busy writing: everything that comes meanwhile is one round.
     for last in 3..50 {
@@ -148,32 +172,62 @@ async fn rules_follow_the_slices_and_a_burst_is_one_change() {
 async fn a_refused_change_is_tried_again() {
     let server = server("ClusterIP");
     let shutdown = CancellationToken::new();
-    let (written, mut tables) = mpsc::unbounded_channel();
+    let (written, mut works) = mpsc::unbounded_channel();
     let mut refusals = 2;
-    let sync = move |table: &ServiceTable| {
+    let sync = move |work| {
+        written.send(work).unwrap();
         if refusals > 0 {
             refusals -= 1;
             return Err("no".to_owned());
         }
-        written.send(octets(table)).unwrap();
-        Ok(1)
+        Ok(Written::default())
     };
-    let task = tokio::spawn(drive(server.client, options(), shutdown.clone(), sync));
-    assert_eq!(tables.recv().await.unwrap(), [2]);
+    let task =
+        tokio::spawn(drive(server.client, options(), shutdown.clone(), nobody(), quiet(), sync));
+    assert_eq!(octets(works.recv().await.unwrap()), [2]);
+    // The rules know what was wanted.
+    for _ in 0..2 {
+        assert_eq!(works.recv().await.unwrap(), Work::Update(BTreeMap::new()));
+    }
+    shutdown.cancel();
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn whoever_touches_the_table_is_undone() {
+    let server = server("ClusterIP");
+    let shutdown = CancellationToken::new();
+    let (written, mut works) = mpsc::unbounded_channel();
+    let (touch, touches) = mpsc::unbounded_channel::<()>();
+    let touches = stream::unfold(touches, |mut all| async { Some((all.recv().await?, all)) });
+    let sync = move |work| {
+        written.send(work).unwrap();
+        Ok(Written::default())
+    };
+    let drive = drive(server.client, options(), shutdown.clone(), nobody(), touches.boxed(), sync);
+    let task = tokio::spawn(drive);
+    assert_eq!(octets(works.recv().await.unwrap()), [2]);
+    touch.send(()).unwrap();
+    assert_eq!(works.recv().await.unwrap(), Work::Repair);
     shutdown.cancel();
     task.await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn what_is_not_done_becomes_an_event() {
-    let mut server = server("NodePort");
+    let mut server = server("ClusterIP");
     let shutdown = CancellationToken::new();
-    let sync = |_: &ServiceTable| Ok(1);
-    let task = tokio::spawn(drive(server.client, options(), shutdown.clone(), sync));
+    let conflict = ("10.1.1.1:80/tcp", "default/web", "default/other");
+    let conflict = (conflict.0.to_owned(), conflict.1.to_owned(), conflict.2.to_owned());
+    let sync = move |_| Ok(Written { elements: 1, conflicts: vec![conflict.clone()] });
+    let task =
+        tokio::spawn(drive(server.client, options(), shutdown.clone(), nobody(), quiet(), sync));
     let event = server.events.recv().await.unwrap();
     assert_eq!(event["involvedObject"]["name"], "web");
+    assert_eq!(event["involvedObject"]["uid"], "u");
     assert_eq!(event["type"], "Warning");
-    assert!(event["message"].as_str().unwrap().starts_with("spec.type: NodePort"), "{event}");
+    let expected = "spec: 10.1.1.1:80/tcp belongs to service default/other already";
+    assert_eq!(event["message"], expected);
     shutdown.cancel();
     task.await.unwrap().unwrap();
 }

@@ -4,22 +4,28 @@
 
 use super::attribute::{attribute, list, nested, number, string};
 use super::expression::{expr, verdict};
-use super::model::{Chain, Data, Rule, Set, Type, Verdict};
+use super::model::{Chain, Data, Holds, Rule, Set, Type, Verdict};
 use crate::netlink::HEADER;
 
 /// `NFNL_SUBSYS_NFTABLES`, in the upper byte of every message type.
-const SUBSYSTEM: u16 = 10;
+pub(super) const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 pub(super) const FAMILY_IPV4: u8 = 2;
 
 const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
+pub(super) const NLM_F_ACK: u16 = 4;
+pub(super) const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 
 const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
+const NFT_SET_INTERVAL: u32 = 4;
 const NFT_SET_MAP: u32 = 8;
+const NFT_SET_TIMEOUT: u32 = 0x10;
+const NFT_SET_EVAL: u32 = 0x20;
+const NFT_SET_CONCAT: u32 = 0x80;
 
 /// A nested attribute's length has sixteen bits; stay well below.
 const ELEMENTS_PER_MESSAGE: usize = 48 * 1024;
@@ -31,9 +37,13 @@ enum Kind {
     GetTable = 1,
     DeleteTable = 2,
     NewChain = 3,
+    GetChain = 4,
     NewRule = 6,
+    GetRule = 7,
     NewSet = 9,
+    GetSet = 10,
     NewElement = 12,
+    GetElement = 13,
     DeleteElement = 14,
 }
 
@@ -41,6 +51,8 @@ enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Element {
     pub(crate) key: Vec<u8>,
+    /// The last key of a range.
+    pub(crate) end: Option<Vec<u8>>,
     pub(crate) value: Option<Value>,
 }
 
@@ -77,9 +89,22 @@ impl Batch {
         (self.bytes, self.what)
     }
 
-    pub(crate) fn create_table(&mut self) {
+    /// `note` is shown by `nft list` as the table's comment.
+    pub(crate) fn create_table(&mut self, note: &str) {
+        self.make_table(note, NLM_F_CREATE);
+    }
+
+    /// As [`Batch::create_table`]; the transaction is refused if the table exists.
+    pub(crate) fn create_new_table(&mut self, note: &str) {
+        self.make_table(note, NLM_F_CREATE | NLM_F_EXCL);
+    }
+
+    fn make_table(&mut self, note: &str, flags: u16) {
         let what = format!("create table {}", self.table);
-        self.request(Kind::NewTable, NLM_F_CREATE, what, |out, table| string(out, 1, table));
+        self.request(Kind::NewTable, flags, what, |out, table| {
+            string(out, 1, table);
+            attribute(out, 6, &comment(note));
+        });
     }
 
     pub(crate) fn delete_table(&mut self) {
@@ -125,7 +150,7 @@ impl Batch {
         self.request(Kind::NewSet, NLM_F_CREATE, what, |out, table| {
             string(out, 1, table);
             string(out, 2, set.name);
-            number(out, 3, if set.data.is_some() { NFT_SET_MAP } else { 0 });
+            number(out, 3, flags(set));
             number(out, 4, concatenation(set.key));
             number(out, 5, width(set.key));
             match set.data {
@@ -135,6 +160,11 @@ impl Batch {
                 }
                 Some(Data::Verdict) => number(out, 6, NFT_DATA_VERDICT),
                 None => {}
+            }
+            match set.holds {
+                Holds::Values => {}
+                Holds::Ranges => nested(out, 9, |out| nested(out, 2, |out| fields(out, set.key))),
+                Holds::Visitors { most } => nested(out, 9, |out| number(out, 1, most)),
             }
             number(out, 10, id);
             attribute(out, 13, &byte_orders(set));
@@ -202,15 +232,37 @@ impl Batch {
     }
 }
 
-/// A question whether table `name` exists.
-pub(crate) fn get_table(name: &str, sequence: u32) -> Vec<u8> {
+/// What can be asked about a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Question {
+    Table,
+    /// Of all tables; the answers name theirs.
+    Chains,
+    Rules,
+    Sets,
+    Elements(&'static str),
+}
+
+/// A question about table `name`.
+pub(crate) fn question(name: &str, question: Question, sequence: u32) -> Vec<u8> {
+    let (kind, flags) = match question {
+        Question::Table => (Kind::GetTable, NLM_F_ACK),
+        Question::Chains => (Kind::GetChain, NLM_F_DUMP),
+        Question::Rules => (Kind::GetRule, NLM_F_DUMP),
+        Question::Sets => (Kind::GetSet, NLM_F_DUMP),
+        Question::Elements(_) => (Kind::GetElement, NLM_F_DUMP),
+    };
     let mut out = Vec::new();
-    let kind = SUBSYSTEM << 8 | Kind::GetTable as u16;
-    message(&mut out, kind, NLM_F_ACK, sequence, FAMILY_IPV4, 0, |out| string(out, 1, name));
+    message(&mut out, SUBSYSTEM << 8 | kind as u16, flags, sequence, FAMILY_IPV4, 0, |out| {
+        string(out, 1, name);
+        if let Question::Elements(set) = question {
+            string(out, 2, set);
+        }
+    });
     out
 }
 
-fn message(
+pub(super) fn message(
     out: &mut Vec<u8>,
     kind: u16,
     flags: u16,
@@ -235,10 +287,29 @@ fn message(
 
 fn element(out: &mut Vec<u8>, element: &Element) {
     nested(out, 1, |out| attribute(out, 1, &element.key));
+    if let Some(end) = &element.end {
+        nested(out, 10, |out| attribute(out, 1, end));
+    }
     match &element.value {
         Some(Value::Bytes(bytes)) => nested(out, 2, |out| attribute(out, 1, bytes)),
         Some(Value::Verdict(value)) => nested(out, 2, |out| verdict(out, value)),
         None => {}
+    }
+}
+
+fn flags(set: &Set) -> u32 {
+    let map = if set.data.is_some() { NFT_SET_MAP } else { 0 };
+    map | match set.holds {
+        Holds::Values => 0,
+        Holds::Ranges => NFT_SET_INTERVAL | NFT_SET_CONCAT,
+        Holds::Visitors { .. } => NFT_SET_TIMEOUT | NFT_SET_EVAL,
+    }
+}
+
+/// The widths of a concatenation's parts.
+fn fields(out: &mut Vec<u8>, types: &[Type]) {
+    for one in types {
+        nested(out, 1, |out| number(out, 1, width(&[*one])));
     }
 }
 
@@ -311,7 +382,7 @@ mod tests {
     #[test]
     fn a_batch_is_framed_and_asks_for_one_acknowledgement() {
         let mut batch = Batch::new("t");
-        batch.create_table();
+        batch.create_table("");
         batch.delete_table();
         let (bytes, what) = batch.finish();
         let messages = messages(&bytes);
@@ -324,8 +395,9 @@ mod tests {
 
     #[test]
     fn many_elements_are_split_and_none_is_lost() {
-        let elements: Vec<_> =
-            (0..5000u32).map(|n| Element { key: n.to_be_bytes().to_vec(), value: None }).collect();
+        let elements: Vec<_> = (0..5000u32)
+            .map(|n| Element { key: n.to_be_bytes().to_vec(), end: None, value: None })
+            .collect();
         let mut batch = Batch::new("t");
         batch.add_elements("s", &elements);
         let (bytes, _) = batch.finish();

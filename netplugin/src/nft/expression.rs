@@ -30,12 +30,6 @@ pub(super) fn expr(out: &mut Vec<u8>, expression: &Expr) {
             number(out, 2, MetaKey::Mark as u32);
             number(out, 3, register(from));
         }),
-        Expr::OriginalDestination { to } => named("ct", &|out| {
-            const DESTINATION_IPV4: u32 = 20;
-            number(out, 1, register(to));
-            number(out, 2, DESTINATION_IPV4);
-            attribute(out, 3, &[0]);
-        }),
         Expr::Immediate { to, value } => named("immediate", &|out| {
             number(out, 1, register(to));
             nested(out, 2, |out| attribute(out, 1, value));
@@ -46,6 +40,13 @@ pub(super) fn expr(out: &mut Vec<u8>, expression: &Expr) {
             number(out, 3, mask.len() as u32);
             nested(out, 4, |out| attribute(out, 1, mask));
             nested(out, 5, |out| attribute(out, 1, &vec![0; mask.len()]));
+        }),
+        Expr::AndOr { register: target, mask, set } => named("bitwise", &|out| {
+            number(out, 1, register(target));
+            number(out, 2, register(target));
+            number(out, 3, 4);
+            nested(out, 4, |out| attribute(out, 1, &(mask & !set).to_ne_bytes()));
+            nested(out, 5, |out| attribute(out, 1, &set.to_ne_bytes()));
         }),
         Expr::Compare { register: source, equal, value } => named("cmp", &|out| {
             number(out, 1, register(source));
@@ -58,6 +59,28 @@ pub(super) fn expr(out: &mut Vec<u8>, expression: &Expr) {
             if let Some(to) = to {
                 number(out, 3, register(to));
             }
+        }),
+        Expr::Absent { set, key } => named("lookup", &|out| {
+            const INVERTED: u32 = 1;
+            string(out, 1, set);
+            number(out, 2, register(key));
+            number(out, 5, INVERTED);
+        }),
+        Expr::Remember { map, key, value, seconds } => named("dynset", &|out| {
+            const UPDATE: u32 = 1;
+            let milliseconds = u64::from(*seconds) * 1000;
+            string(out, 1, map);
+            number(out, 3, UPDATE);
+            number(out, 4, register(key));
+            number(out, 5, register(value));
+            attribute(out, 6, &milliseconds.to_be_bytes());
+        }),
+        Expr::DestinationKind { to } => named("fib", &|out| {
+            const ADDRESS_TYPE: u32 = 3;
+            const DESTINATION: u32 = 2;
+            number(out, 1, register(to));
+            number(out, 2, ADDRESS_TYPE);
+            number(out, 3, DESTINATION);
         }),
         Expr::Dispatch { map, key } => named("lookup", &|out| {
             string(out, 1, map);

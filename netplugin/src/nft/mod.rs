@@ -2,76 +2,211 @@
 //! transaction per change; no other table is ever touched.
 
 mod attribute;
-mod diff;
+mod dump;
+mod element;
 mod encode;
 mod expression;
+mod flows;
+mod group;
+mod installed;
 mod model;
+mod phrase;
 mod ruleset;
 pub mod services;
+mod watch;
 
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::netlink::{Answer, Refusal, Socket};
 use crate::{Error, HostConfig};
-use diff::{Changes, Entry, Installed};
+use dump::Skeleton;
 use encode::{Batch, Element, Value};
-use services::{Protocol, ServiceTable};
+use flows::Suspects;
+use installed::{Changes, Installed, TooManyGroups};
+use ruleset::{Maps, TABLE};
+use services::{Service, Services};
+pub use watch::Watch;
 
 /// The rules in the kernel, and what this process knows of them.
 #[derive(Debug)]
 pub struct Rules {
     config: HostConfig,
     socket: Socket,
-    /// None: unknown; the next transaction replaces the whole table.
+    wanted: BTreeMap<String, Arc<Service>>,
+    /// None: unknown; the next transaction finds out.
     installed: Option<Installed>,
 }
 
 impl Rules {
     /// Prepares to own the table of this host; changes nothing yet. The rules of a former process
-    /// keep working until the first [`Rules::sync`] replaces them.
+    /// keep working until the first change, which keeps what is right of them.
     ///
     /// # Errors
     /// If netlink cannot be opened.
     pub fn open(config: &HostConfig) -> Result<Rules, Error> {
-        Ok(Rules { config: config.clone(), socket: open_socket()?, installed: None })
+        let socket = open_socket()?;
+        Ok(Rules { config: config.clone(), socket, wanted: BTreeMap::new(), installed: None })
     }
 
     /// Makes the kernel balance exactly `wanted`, in one transaction; returns how many elements
-    /// changed. Connections that exist stay with their backends. Should somebody have removed the
-    /// table or parts of it, it is made anew.
+    /// changed. Connections that exist stay with their backends.
     ///
     /// # Errors
     /// If the kernel refuses; nothing has changed in it then.
-    pub fn sync(&mut self, wanted: &ServiceTable) -> Result<usize, Error> {
-        if let Some(mut installed) = self.installed.take() {
-            let changes = advance(&mut installed, wanted)?;
-            let mut batch = Batch::new(ruleset::TABLE);
-            append_changes(&mut batch, &changes);
-            if changes.len() == 0 || commit(&mut self.socket, batch).is_ok() {
-                self.installed = Some(installed);
-                return Ok(changes.len());
+    pub fn sync(&mut self, wanted: Services) -> Result<usize, Error> {
+        let gone = self.wanted.keys().filter(|name| !wanted.contains_key(*name));
+        let mut changed: BTreeMap<String, Option<Service>> =
+            gone.map(|name| (name.clone(), None)).collect();
+        for (name, service) in wanted {
+            if self.wanted.get(&name).is_none_or(|old| **old != service) {
+                changed.insert(name, Some(service));
             }
         }
-        let mut installed = Installed::default();
-        let changes = advance(&mut installed, wanted)?;
-        let mut batch = Batch::new(ruleset::TABLE);
+        self.update(changed)
+    }
+
+    /// As [`Rules::sync`], when only the Services in `changed` are another now, or gone. Costs what they
+    /// cost, however many there are. After an error an empty update tries again.
+    ///
+    /// # Errors
+    /// If the kernel refuses; then nothing has changed in it, or UDP flows to backends that are gone still are.
+    pub fn update(&mut self, changed: BTreeMap<String, Option<Service>>) -> Result<usize, Error> {
+        let mut names = Vec::with_capacity(changed.len());
+        let mut suspects = Suspects::new();
+        for (name, service) in changed {
+            let service = service.map(Arc::new);
+            let old = match &service {
+                Some(service) => self.wanted.insert(name.clone(), Arc::clone(service)),
+                None => self.wanted.remove(&name),
+            };
+            flows::suspect(old.as_deref(), service.as_deref(), &mut suspects);
+            names.push(name);
+        }
+        let elements = self.write(names)?;
+        flows::forget(&mut self.socket, &suspects)?;
+        Ok(elements)
+    }
+
+    /// Brings the kernel up to date with the Services called `names`.
+    fn write(&mut self, names: Vec<String>) -> Result<usize, Error> {
+        let Some(mut installed) = self.installed.take() else { return self.repair() };
+        let mut changes = Changes::default();
+        for name in names {
+            let wanted = self.wanted.get(&name);
+            installed.advance(&name, wanted, &mut changes).map_err(|e| self.too_many(e))?;
+        }
+        let done = changes.len() == 0 || {
+            let mut batch = Batch::new(TABLE);
+            append_changes(&mut batch, &changes);
+            commit(&mut self.socket, batch).is_ok()
+        };
+        if !done {
+            return self.repair();
+        }
+        self.installed = Some(installed);
+        Ok(changes.len())
+    }
+
+    /// Compares the kernel with what it should hold, and puts right what differs; returns how many elements that
+    /// took. For when somebody else may have changed our table, and for a first look at a former process's.
+    ///
+    /// # Errors
+    /// If the kernel refuses; nothing has changed in it then.
+    pub fn repair(&mut self) -> Result<usize, Error> {
+        let skeleton = dump::skeleton(&mut self.socket)?;
+        let Some(skeleton) = skeleton.filter(|found| *found == self.skeleton(found)) else {
+            return self.rebuild();
+        };
+        let elements = dump::elements(&mut self.socket)?;
+        let (installed, changes) = match self.installed.take() {
+            Some(installed) => {
+                let changes = installed.restore(&elements);
+                (installed, changes)
+            }
+            None => Installed::adopt(elements, skeleton.patience(), self.wanted.iter())
+                .map_err(|e| self.too_many(e))?,
+        };
+        if changes.len() > 0 {
+            let mut batch = Batch::new(TABLE);
+            append_changes(&mut batch, &changes);
+            if commit(&mut self.socket, batch).is_err() {
+                return self.rebuild();
+            }
+        }
+        self.installed = Some(installed);
+        Ok(changes.len())
+    }
+
+    /// The doors that a Service wants although another one has them: door, Service, owner.
+    pub fn conflicts(&self) -> Vec<(String, String, String)> {
+        let all = self.installed.iter().flat_map(Installed::conflicts);
+        all.map(|(door, name, owner)| (door.to_string(), name.into(), owner.into())).collect()
+    }
+
+    /// The whole table anew.
+    fn rebuild(&mut self) -> Result<usize, Error> {
+        self.installed = None;
+        let (installed, changes) =
+            Installed::adopt(Default::default(), Default::default(), self.wanted.iter())
+                .map_err(|e| self.too_many(e))?;
+        let mut batch = Batch::new(TABLE);
         replace_table(&mut batch, &self.config);
         append_changes(&mut batch, &changes);
         commit(&mut self.socket, batch)?;
         self.installed = Some(installed);
         Ok(changes.len())
     }
+
+    /// As the table should look, given that the chains for remembering clients come as they are needed.
+    fn skeleton(&self, found: &Skeleton) -> Skeleton {
+        let mut expected = skeleton(&self.config);
+        let needed = self.installed.iter().flat_map(|one| one.patience().iter().copied());
+        for seconds in found.patience().into_iter().chain(needed) {
+            let chain = ruleset::remembering(seconds);
+            expected.chains.insert(chain.name, chain.rules.len());
+        }
+        expected
+    }
+
+    fn too_many(&self, _: TooManyGroups) -> Error {
+        let limit = io::Error::from_raw_os_error(libc::ENOSPC);
+        failed(&format!("number the ports of {} services", self.wanted.len()), limit)
+    }
+}
+
+fn skeleton(config: &HostConfig) -> Skeleton {
+    let chains = ruleset::chains(config);
+    let sets = ruleset::sets();
+    Skeleton {
+        note: note(config),
+        chains: chains.into_iter().map(|chain| (chain.name, chain.rules.len())).collect(),
+        sets: sets.into_iter().map(|set| set.name.to_owned()).collect(),
+    }
+}
+
+/// Tells rules of this program from those of an older one or of another configuration.
+fn note(config: &HostConfig) -> String {
+    let mut batch = Batch::new(TABLE);
+    fill_table(&mut batch, config);
+    let (bytes, _) = batch.finish();
+    // FNV-1a: is the same in every build, which the standard library's does not promise.
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("rules {hash:016x}")
 }
 
 /// Makes the table, without Services, if there is none yet.
 pub(crate) fn setup(config: &HostConfig) -> Result<(), Error> {
     let mut socket = open_socket()?;
-    if exists(&mut socket)? {
+    if dump::skeleton(&mut socket)?.is_some() {
         return Ok(());
     }
-    let mut batch = Batch::new(ruleset::TABLE);
+    let mut batch = Batch::new(TABLE);
     replace_table(&mut batch, config);
     commit(&mut socket, batch)
 }
@@ -82,10 +217,10 @@ pub(crate) fn setup(config: &HostConfig) -> Result<(), Error> {
 /// If the kernel refuses.
 pub fn teardown() -> Result<(), Error> {
     let mut socket = open_socket()?;
-    if !exists(&mut socket)? {
+    if dump::skeleton(&mut socket)?.is_none() {
         return Ok(());
     }
-    let mut batch = Batch::new(ruleset::TABLE);
+    let mut batch = Batch::new(TABLE);
     batch.delete_table();
     match commit(&mut socket, batch) {
         Err(error) if error.errno() == Some(libc::ENOENT) => Ok(()),
@@ -101,42 +236,17 @@ fn failed(what: &str, source: io::Error) -> Error {
     Error::Netlink { what: what.into(), source, detail: None }
 }
 
-fn exists(socket: &mut Socket) -> Result<bool, Error> {
-    const WHAT: &str = "look up table kobune";
-    let sequence = socket.next_sequence();
-    let io = |source| failed(WHAT, source);
-    socket.send(&encode::get_table(ruleset::TABLE, sequence)).map_err(io)?;
-    let mut refused = None;
-    socket
-        .receive(|answered, answer| match answer {
-            Answer::Data(..) => false,
-            Answer::Ok => answered == sequence,
-            Answer::Refused(refusal) => {
-                refused = Some(refusal);
-                true
-            }
-        })
-        .map_err(io)?;
-    match refused {
-        None => Ok(true),
-        Some(refusal) if refusal.errno == libc::ENOENT => Ok(false),
-        Some(refusal) => Err(refusal.into_error(WHAT)),
-    }
-}
-
-fn advance(installed: &mut Installed, wanted: &ServiceTable) -> Result<Changes, Error> {
-    installed.advance(wanted).map_err(|diff::TooManyPorts| {
-        let limit = io::Error::from_raw_os_error(libc::ENOSPC);
-        failed(&format!("number {} service ports", wanted.ports.len()), limit)
-    })
-}
-
 /// The whole table, whether or not there is one already; it replaces that atomically.
 fn replace_table(batch: &mut Batch, config: &HostConfig) {
+    let note = note(config);
     // Deleting needs something to delete.
-    batch.create_table();
+    batch.create_table(&note);
     batch.delete_table();
-    batch.create_table();
+    batch.create_table(&note);
+    fill_table(batch, config);
+}
+
+fn fill_table(batch: &mut Batch, config: &HostConfig) {
     for set in ruleset::sets() {
         batch.create_set(&set);
     }
@@ -148,10 +258,11 @@ fn replace_table(batch: &mut Batch, config: &HostConfig) {
         .into_iter()
         .map(|(mark, verdict)| Element {
             key: mark.to_ne_bytes().to_vec(),
+            end: None,
             value: Some(Value::Verdict(verdict)),
         })
         .collect();
-    batch.add_elements(ruleset::CLASSES, &classes);
+    batch.add_elements(Maps::CLASSES, &classes);
     for chain in &chains {
         for rule in &chain.rules {
             batch.append_rule(&chain.name, rule);
@@ -160,59 +271,29 @@ fn replace_table(batch: &mut Batch, config: &HostConfig) {
 }
 
 fn append_changes(batch: &mut Batch, changes: &Changes) {
-    for (set, elements) in by_set(&changes.remove) {
+    for seconds in &changes.patience {
+        let chain = ruleset::remembering(*seconds);
+        batch.create_chain(&chain);
+        for rule in &chain.rules {
+            batch.append_rule(&chain.name, rule);
+        }
+    }
+    for (set, elements) in by_set(changes.removals()) {
         batch.delete_elements(set, &elements);
     }
-    for (set, elements) in by_set(&changes.add) {
+    for (set, elements) in by_set(changes.additions()) {
         batch.add_elements(set, &elements);
     }
 }
 
-fn by_set(entries: &[Entry]) -> [(&'static str, Vec<Element>); 4] {
-    let names = [ruleset::ENDPOINTS, ruleset::SERVICE_IPS, ruleset::CLUSTER_IPS, ruleset::HAIRPIN];
-    let mut sorted = names.map(|name| (name, Vec::new()));
-    for entry in entries {
-        let (at, element) = match entry {
-            Entry::Slot { .. } => (0, element(entry)),
-            Entry::Port { .. } => (1, element(entry)),
-            Entry::ClusterIp(_) => (2, element(entry)),
-            Entry::Hairpin(_) => (3, element(entry)),
-        };
-        sorted[at].1.push(element);
+fn by_set<'a>(
+    elements: impl Iterator<Item = (&'a element::Key, &'a element::Value)>,
+) -> BTreeMap<&'static str, Vec<Element>> {
+    let mut sorted: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
+    for (key, value) in elements {
+        sorted.entry(key.set()).or_default().push(element::element(key, value));
     }
     sorted
-}
-
-/// Keys and values as the rules have them in registers: addresses and ports as in the packet,
-/// marks as the processor has them, each part in registers of its own.
-fn element(entry: &Entry) -> Element {
-    let bytes = |parts: &[[u8; 4]]| parts.concat();
-    match entry {
-        Entry::Slot { id, slot, backend } => Element {
-            key: bytes(&[ruleset::mark(*id, 0).to_ne_bytes(), slot.to_ne_bytes()]),
-            value: Some(Value::Bytes(bytes(&[backend.address.octets(), port(backend.port)]))),
-        },
-        Entry::Port { vip, mark } => Element {
-            key: bytes(&[vip.address.octets(), [protocol(vip.protocol), 0, 0, 0], port(vip.port)]),
-            value: Some(Value::Bytes(mark.to_ne_bytes().to_vec())),
-        },
-        Entry::ClusterIp(address) => Element { key: address.octets().to_vec(), value: None },
-        Entry::Hairpin(address) => {
-            Element { key: bytes(&[address.octets(), address.octets()]), value: None }
-        }
-    }
-}
-
-fn port(port: u16) -> [u8; 4] {
-    let [high, low] = port.to_be_bytes();
-    [high, low, 0, 0]
-}
-
-fn protocol(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => libc::IPPROTO_TCP as u8,
-        Protocol::Udp => libc::IPPROTO_UDP as u8,
-    }
 }
 
 /// Performs a transaction: all of it, or an error and nothing of it.

@@ -41,6 +41,19 @@ pub(crate) struct Set {
     pub(crate) name: &'static str,
     pub(crate) key: &'static [Type],
     pub(crate) data: Option<Data>,
+    pub(crate) holds: Holds,
+}
+
+/// What kind of elements a set has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holds {
+    Values,
+    /// The last part of the key is a range.
+    Ranges,
+    /// The rules themselves add elements, which die of age; at most so many at a time.
+    Visitors {
+        most: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,10 +96,6 @@ pub(crate) enum Expr {
     SetMark {
         from: Register,
     },
-    /// The connection's destination address as the client meant it.
-    OriginalDestination {
-        to: Register,
-    },
     Immediate {
         to: Register,
         value: Vec<u8>,
@@ -94,6 +103,12 @@ pub(crate) enum Expr {
     And {
         register: Register,
         mask: Vec<u8>,
+    },
+    /// Keeps the bits of `mask` and sets those of `set`.
+    AndOr {
+        register: Register,
+        mask: u32,
+        set: u32,
     },
     Compare {
         register: Register,
@@ -105,6 +120,22 @@ pub(crate) enum Expr {
         set: &'static str,
         key: Register,
         to: Option<Register>,
+    },
+    /// Ends the rule if the key is in the set.
+    Absent {
+        set: &'static str,
+        key: Register,
+    },
+    /// Puts key and value into a map that holds visitors, or makes them young again.
+    Remember {
+        map: &'static str,
+        key: Register,
+        value: Register,
+        seconds: u32,
+    },
+    /// What kind of address the packet's destination is to this host (`RTN_…`).
+    DestinationKind {
+        to: Register,
     },
     /// As `Lookup`, for a map of verdicts, which is obeyed.
     Dispatch {

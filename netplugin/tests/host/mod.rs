@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use kobune_netplugin::nft::services::{Backend, Protocol, ServiceTable, VipPort};
+use kobune_netplugin::nft::services::{
+    Backend, Door, Group, Place, Protocol, Service, Services, VipPort,
+};
 use kobune_netplugin::{HostConfig, PodNetwork, PodRequest, host, pod};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -232,14 +234,22 @@ pub fn vip(protocol: Protocol, port: u16) -> VipPort {
 }
 
 /// TCP and UDP port 80 of [`VIP`], answered by `pods` on port 8080.
-pub fn table(pods: &[&TestPod]) -> ServiceTable {
-    let backends: Vec<Backend> = pods.iter().map(|pod| pod.backend(8080)).collect();
-    ServiceTable {
-        ports: [Protocol::Tcp, Protocol::Udp]
-            .map(|protocol| (vip(protocol, 80), backends.clone()))
-            .into(),
-        local_pods: pods.iter().map(|pod| pod.address()).collect(),
+pub fn table(pods: &[&TestPod]) -> Services {
+    let mut all = Services::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        add(&mut all, vip(protocol, 80), pods.iter().map(|pod| pod.backend(8080)).collect());
     }
+    let service = all.entry("web".into()).or_default();
+    service.local_pods = pods.iter().map(|pod| pod.address()).collect();
+    all
+}
+
+/// One more port of the Service `web`.
+pub fn add(all: &mut Services, vip: VipPort, backends: Vec<Backend>) {
+    let service: &mut Service = all.entry("web".into()).or_default();
+    service.cluster_ips.insert(vip.address);
+    let doors = [Door::for_all(Place::Address(vip))].into();
+    service.groups.insert(vip.to_string(), Group { doors, backends, ..Group::default() });
 }
 
 /// Three Pods that serve port 8080, on a host that is set up.
