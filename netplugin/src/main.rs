@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-use kobune_netplugin::cni::{Answer, answer};
+use kobune_netplugin::cni::{Answer, Environment, answer};
 
 /// More than any network configuration; nobody may fill our memory.
 const LARGEST_INPUT: u64 = 1024 * 1024;
@@ -12,12 +12,15 @@ fn main() -> ExitCode {
     let mut input = Vec::new();
     // A configuration that cannot be read is as good as none; the command decides if that matters.
     let _ = std::io::stdin().lock().take(LARGEST_INPUT).read_to_end(&mut input);
-    let command = std::env::var("CNI_COMMAND").ok();
-    let answer = answer(command.as_deref(), &input);
+    let answer = answer(&Environment::read(), &input);
+    if answer == Answer::Nothing {
+        return ExitCode::SUCCESS;
+    }
     let text = serde_json::to_string(&answer).unwrap_or_default();
     let printed = writeln!(std::io::stdout().lock(), "{text}");
     match answer {
-        Answer::Versions { .. } if printed.is_ok() => ExitCode::SUCCESS,
+        Answer::Error { .. } => ExitCode::FAILURE,
+        _ if printed.is_ok() => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
 }

@@ -2,6 +2,7 @@
 //! transaction per change; no other table is ever touched.
 
 mod attribute;
+pub(crate) mod containers;
 mod dump;
 mod element;
 mod encode;
