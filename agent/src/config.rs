@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use kobune_controlplane::Pool;
 use kobune_controlplane::store::etcd::{Options as Etcd, Tls};
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,10 @@ pub struct Settings {
     /// Range of Service addresses [default: 10.96.0.0/16]
     #[arg(long, value_name = "CIDR")]
     pub service_cidr: Option<Ipv4Net>,
+    /// Addresses for Services of type LoadBalancer: ranges like 192.0.2.240/28 or
+    /// 192.0.2.240-192.0.2.250, separated by commas [default: none, such Services wait]
+    #[arg(long, value_name = "RANGES")]
+    pub load_balancer_pool: Option<String>,
     /// Port of the API server [default: 6443]
     #[arg(long, value_name = "PORT")]
     pub secure_port: Option<u16>,
@@ -117,6 +122,8 @@ pub struct Config {
     pub node_ip: Option<Ipv4Addr>,
     pub cluster_cidr: Ipv4Net,
     pub service_cidr: Ipv4Net,
+    /// Without it Services of type LoadBalancer have no address.
+    pub load_balancer_pool: Option<Pool>,
     pub secure_port: u16,
     pub bind_address: IpAddr,
     pub kubelet_port: u16,
@@ -193,6 +200,7 @@ impl Settings {
             node_ip: self.node_ip.or(other.node_ip),
             cluster_cidr: self.cluster_cidr.or(other.cluster_cidr),
             service_cidr: self.service_cidr.or(other.service_cidr),
+            load_balancer_pool: self.load_balancer_pool.or(other.load_balancer_pool),
             secure_port: self.secure_port.or(other.secure_port),
             bind_address: self.bind_address.or(other.bind_address),
             kubelet_port: self.kubelet_port.or(other.kubelet_port),
@@ -230,6 +238,7 @@ impl Settings {
             node_ip: self.node_ip,
             cluster_cidr: self.cluster_cidr.unwrap_or(CLUSTER_CIDR).trunc(),
             service_cidr: self.service_cidr.unwrap_or(SERVICE_CIDR).trunc(),
+            load_balancer_pool: self.load_balancer_pool.map(pool).transpose()?,
             secure_port: port("secure-port", self.secure_port.unwrap_or(6443))?,
             bind_address: self.bind_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
             kubelet_port: port("kubelet-port", self.kubelet_port.unwrap_or(10250))?,
@@ -326,6 +335,7 @@ impl Config {
             node_ip: self.node_ip,
             cluster_cidr: Some(self.cluster_cidr),
             service_cidr: Some(self.service_cidr),
+            load_balancer_pool: self.load_balancer_pool.as_ref().map(ToString::to_string),
             secure_port: Some(self.secure_port),
             bind_address: Some(self.bind_address),
             kubelet_port: Some(self.kubelet_port),
@@ -364,6 +374,11 @@ impl Config {
 
 fn value(name: &'static str, value: impl ToString, reason: &'static str) -> ConfigError {
     ConfigError::Value { name, value: value.to_string(), reason }
+}
+
+fn pool(text: String) -> Result<Pool, ConfigError> {
+    let reason = "is not a list of IPv4 ranges like 192.0.2.240/28 or 192.0.2.240-192.0.2.250";
+    text.parse().map_err(|_| value("load-balancer-pool", text, reason))
 }
 
 fn port(name: &'static str, number: u16) -> Result<u16, ConfigError> {
@@ -441,6 +456,7 @@ mod tests {
             ("node-ip", "192.0.2.1"),
             ("cluster-cidr", "10.1.0.0/16"),
             ("service-cidr", "10.2.0.0/16"),
+            ("load-balancer-pool", "192.0.2.240/28"),
             ("secure-port", "1"),
             ("bind-address", "::1"),
             ("kubelet-port", "2"),
@@ -488,6 +504,7 @@ mod tests {
             "node-name: Two Words",
             "cluster-cidr: 10.0.0.0/25",
             "service-cidr: 10.96.0.0/30",
+            "load-balancer-pool: 192.0.2.9-192.0.2.1",
             "cluster-cidr: 10.96.0.0/12",
             "secure-port: 0",
             "kubelet-port: 6443",

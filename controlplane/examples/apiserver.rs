@@ -25,6 +25,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         service_cidr: "10.96.0.0/16".parse()?,
         cluster_cidr: "10.244.0.0/16".parse()?,
         node_cidr_mask: 24,
+        load_balancer_pool: Default::default(),
         extra_sans: Vec::new(),
         etcd: None,
     })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use tokio_util::sync::CancellationToken;
 
+use crate::controllers::balancer::Pool;
 use crate::store::{Store, Subscription};
 use crate::writer::Writer;
 
@@ -15,6 +16,8 @@ pub struct Config {
     pub cluster_cidr: Ipv4Net,
     /// Prefix length of the range that each node gets out of `cluster_cidr`.
     pub node_cidr_mask: u8,
+    /// Addresses for Services of type LoadBalancer; empty: they have none.
+    pub load_balancer_pool: Pool,
     /// The cluster's CA certificate, for `kube-root-ca.crt` of every namespace.
     pub ca_pem: String,
 }

@@ -23,6 +23,7 @@ use crate::api::{Api, Body, BoxError, NodeClient, Registry, UserInfo, api_addres
 use crate::auth::shared::share;
 use crate::auth::{Accounts, Authenticator, Pair, Pki, PkiError, SharedError};
 use crate::context::{Config, Ctx};
+use crate::controllers::balancer::Pool;
 use crate::election::Candidate;
 use crate::server::Server;
 use crate::status::ApiError;
@@ -42,6 +43,8 @@ pub struct Options {
     pub service_cidr: Ipv4Net,
     pub cluster_cidr: Ipv4Net,
     pub node_cidr_mask: u8,
+    /// Addresses for Services of type LoadBalancer.
+    pub load_balancer_pool: Pool,
     /// More names and addresses for the server's certificate.
     pub extra_sans: Vec<String>,
     /// Objects are there, and other servers may be, in place of `store.redb`.
@@ -87,6 +90,7 @@ impl ControlPlane {
             service_cidr: options.service_cidr,
             cluster_cidr: options.cluster_cidr,
             node_cidr_mask: options.node_cidr_mask,
+            load_balancer_pool: options.load_balancer_pool.clone(),
             ca_pem: pki.ca_pem().to_owned(),
         });
         let shutdown = CancellationToken::new();

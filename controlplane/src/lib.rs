@@ -26,3 +26,4 @@ pub mod writer;
 
 pub use api::UserInfo;
 pub use control_plane::{ControlPlane, Handler, Options, StartError};
+pub use controllers::balancer::Pool;

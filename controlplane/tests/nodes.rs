@@ -139,6 +139,7 @@ async fn start(dir: &tempfile::TempDir) -> ControlPlane {
         service_cidr: "10.96.0.0/16".parse().unwrap(),
         cluster_cidr: "10.244.0.0/16".parse().unwrap(),
         node_cidr_mask: 24,
+        load_balancer_pool: Default::default(),
         extra_sans: Vec::new(),
         etcd: None,
     };

@@ -34,6 +34,7 @@ impl Plane {
             service_cidr: config.service_cidr,
             cluster_cidr: config.cluster_cidr,
             node_cidr_mask: NODE_MASK,
+            load_balancer_pool: config.load_balancer_pool.clone().unwrap_or_default(),
             extra_sans: vec![config.node_name.clone()],
             etcd: config.etcd.clone(),
         };

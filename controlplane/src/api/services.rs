@@ -63,7 +63,9 @@ pub(crate) fn allocate(
         };
         causes.extend(cluster_ip(cidr, &others, &mut value["spec"], reserved).err());
     }
+    causes.extend(families(&value["spec"]).err());
     causes.extend(node_ports(&others, &mut value["spec"]).err());
+    causes.extend(health_port(&others, &mut value["spec"], old).err());
     match causes.is_empty() {
         true => Ok(()),
         false => Err(invalid(kind, &name, causes)),
@@ -178,6 +180,77 @@ fn has_node_ports(spec: &Value) -> bool {
     }
 }
 
+/// This cluster's Pods and Services have IPv4 addresses only.
+fn families(spec: &Value) -> Result<(), Cause> {
+    if spec["type"] == "ExternalName" {
+        return Ok(());
+    }
+    if spec["ipFamilyPolicy"] == "RequireDualStack" {
+        let why = "Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services";
+        return Err(errors::cause("FieldValueInvalid", "spec.ipFamilyPolicy", why));
+    }
+    let families = spec["ipFamilies"].as_array().into_iter().flatten();
+    for (index, _) in families.enumerate().filter(|(_, family)| *family == "IPv6") {
+        let field = format!("spec.ipFamilies[{index}]");
+        let why = "Invalid value: \"IPv6\": not configured on this cluster".to_owned();
+        return Err(errors::cause("FieldValueInvalid", &field, why));
+    }
+    Ok(())
+}
+
+/// The port at which balancers outside ask a node about a Service of policy Local.
+fn health_port(others: &[Value], spec: &mut Value, old: Option<&Value>) -> Result<(), Cause> {
+    const FIELD: &str = "healthCheckNodePort";
+    let needs =
+        |spec: &Value| spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
+    let number =
+        |spec: &Value| spec[FIELD].as_u64().and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0);
+    let wrong = |n: u16, why: &str| {
+        let text = format!("Invalid value: {n}: {why}");
+        errors::cause("FieldValueInvalid", "spec.healthCheckNodePort", text)
+    };
+    let before = old.filter(|old| needs(&old["spec"])).and_then(|old| number(&old["spec"]));
+    if !needs(spec) {
+        let asked = number(spec);
+        let inherited = asked == old.and_then(|old| number(&old["spec"]));
+        if let Some(spec) = spec.as_object_mut() {
+            spec.remove(FIELD);
+        }
+        let why =
+            "may only be used when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        return asked.filter(|_| !inherited).map_or(Ok(()), |n| Err(wrong(n, why)));
+    }
+    let taken = others.iter().filter_map(|s| number(&s["spec"])).chain(taken_node_ports(others));
+    let mut taken: BTreeSet<u16> = taken.collect();
+    taken.extend(spec["ports"].as_array().into_iter().flatten().filter_map(node_port));
+    let n = match (number(spec), before) {
+        (Some(n), Some(before)) if n != before => {
+            return Err(wrong(n, "field is immutable"));
+        }
+        (_, Some(before)) => before,
+        (Some(n), None) if !NODE_PORTS.contains(&n) => {
+            let why =
+                "provided port is not in the valid range. The range of valid ports is 30000-32767";
+            return Err(wrong(n, why));
+        }
+        (Some(n), None) if taken.contains(&n) => {
+            return Err(wrong(n, "provided port is already allocated"));
+        }
+        (Some(n), None) => n,
+        (None, None) => NODE_PORTS
+            .into_iter()
+            .find(|n| !taken.contains(n))
+            .ok_or_else(|| wrong(0, "failed to allocate a nodePort: range is full"))?,
+    };
+    spec[FIELD] = n.into();
+    Ok(())
+}
+
+fn taken_node_ports(others: &[Value]) -> impl Iterator<Item = u16> {
+    let ports = others.iter().flat_map(|s| s["spec"]["ports"].as_array().into_iter().flatten());
+    ports.filter_map(node_port)
+}
+
 fn node_ports(others: &[Value], spec: &mut Value) -> Result<(), Cause> {
     let wanted = has_node_ports(spec);
     let Some(ports) = spec["ports"].as_array_mut() else { return Ok(()) };
@@ -185,11 +258,10 @@ fn node_ports(others: &[Value], spec: &mut Value) -> Result<(), Cause> {
         ports.iter_mut().filter_map(Value::as_object_mut).for_each(|p| drop(p.remove("nodePort")));
         return Ok(());
     }
-    let mut taken: BTreeSet<u16> = others
-        .iter()
-        .flat_map(|s| s["spec"]["ports"].as_array().into_iter().flatten())
-        .filter_map(node_port)
-        .collect();
+    let health =
+        |s: &Value| s["spec"]["healthCheckNodePort"].as_u64().and_then(|n| u16::try_from(n).ok());
+    let mut taken: BTreeSet<u16> =
+        taken_node_ports(others).chain(others.iter().filter_map(health)).collect();
     let wrong = |index: usize, n: u16, why: &str| {
         let field = format!("spec.ports[{index}].nodePort");
         errors::cause("FieldValueInvalid", &field, format!("Invalid value: {n}: {why}"))
@@ -262,6 +334,55 @@ mod tests {
         }
         // 16 addresses without network, broadcast, .1 and .10
         assert_eq!(taken.len(), 12);
+    }
+
+    #[test]
+    fn a_health_check_port_is_given_to_local_balancers_and_stays() {
+        let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]});
+        let of = |others: &[Value], mut spec: Value, old: Option<Value>| {
+            node_ports(others, &mut spec)?;
+            health_port(others, &mut spec, old.map(|spec| json!({"spec": spec})).as_ref())?;
+            Ok::<_, Cause>(spec)
+        };
+        let first = of(&[], local.clone(), None).unwrap();
+        assert_eq!(first["healthCheckNodePort"], 30001, "30000 is the node port");
+        let second = of(&[json!({"spec": first})], local.clone(), None).unwrap();
+        assert_eq!(second["ports"][0]["nodePort"], 30002);
+        assert_eq!(second["healthCheckNodePort"], 30003);
+        assert_eq!(
+            of(&[], local.clone(), Some(second.clone())).unwrap()["healthCheckNodePort"],
+            30003
+        );
+        let with = |n: u16| {
+            let mut spec = local.clone();
+            spec["healthCheckNodePort"] = n.into();
+            spec
+        };
+        assert_eq!(of(&[], with(31000), None).unwrap()["healthCheckNodePort"], 31000);
+        for (others, spec, old) in [
+            (vec![], with(80), None),
+            (vec![json!({"spec": with(31000)})], with(31000), None),
+            (vec![], with(31000), Some(second.clone())),
+            (vec![], json!({"type": "NodePort", "healthCheckNodePort": 31000}), None),
+        ] {
+            let cause = of(&others, spec, old).unwrap_err();
+            assert_eq!(cause.field, "spec.healthCheckNodePort", "{cause:?}");
+        }
+        let mut cluster = second.clone();
+        cluster["externalTrafficPolicy"] = "Cluster".into();
+        assert!(of(&[], cluster, Some(second)).unwrap().get("healthCheckNodePort").is_none());
+    }
+
+    #[test]
+    fn a_second_family_is_refused() {
+        assert!(families(&json!({"ipFamilyPolicy": "PreferDualStack"})).is_ok());
+        for spec in [
+            json!({"ipFamilyPolicy": "RequireDualStack"}),
+            json!({"ipFamilies": ["IPv4", "IPv6"]}),
+            json!({"ipFamilies": ["IPv6"]}),
+        ] {
+            assert!(families(&spec).is_err(), "{spec}");
+        }
     }
 
     #[test]

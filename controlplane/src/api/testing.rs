@@ -23,6 +23,7 @@ pub(crate) fn api() -> Arc<Api> {
         service_cidr: "10.96.0.0/16".parse().unwrap(),
         cluster_cidr: "10.244.0.0/16".parse().unwrap(),
         node_cidr_mask: 24,
+        load_balancer_pool: Default::default(),
         ca_pem: "PEM".into(),
     };
     let address = "127.0.0.1:6443".parse().unwrap();

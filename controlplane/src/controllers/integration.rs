@@ -37,6 +37,7 @@ impl Cluster {
             service_cidr: "10.96.0.0/16".parse().expect("a range"),
             cluster_cidr: "10.244.0.0/16".parse().expect("a range"),
             node_cidr_mask: 24,
+            load_balancer_pool: Default::default(),
             ca_pem: "PEM".into(),
         };
         let shutdown = CancellationToken::new();

@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod aggregation;
+pub mod balancer;
 pub mod collector;
 pub mod cronjob;
 pub mod daemonset;
@@ -71,6 +72,7 @@ fn all(ctx: &Ctx) -> Vec<Arc<dyn Controller>> {
         Arc::new(endpoints::Slices),
         Arc::new(endpoints::Legacy),
         Arc::new(nodeipam::NodeIpam::new(ctx.config.cluster_cidr, ctx.config.node_cidr_mask)),
+        Arc::new(balancer::Balancer::new(ctx.config.load_balancer_pool.clone())),
         Arc::new(nodes::Lifecycle::default()),
         Arc::new(nodes::Eviction),
         Arc::new(nodes::Orphans::default()),

@@ -14,5 +14,6 @@ mod p06_kill;
 mod p08_nothing_left;
 mod p09_mistakes;
 mod pods;
+mod services;
 mod streams;
 mod without_kubectl;
