@@ -116,14 +116,14 @@ impl Rules {
     /// took. For when somebody else may have changed our table, and for a first look at a former process's.
     ///
     /// # Errors
-    /// If the kernel refuses; nothing has changed in it then.
+    /// If the kernel refuses; nothing has changed in it then, and the next update compares again.
     pub fn repair(&mut self) -> Result<usize, Error> {
+        let before = self.installed.take();
         let skeleton = dump::skeleton(&mut self.socket)?;
-        let Some(skeleton) = skeleton.filter(|found| *found == self.skeleton(found)) else {
-            return self.rebuild();
-        };
+        let sound = |found: &Skeleton| *found == self.skeleton(found, before.as_ref());
+        let Some(skeleton) = skeleton.filter(sound) else { return self.rebuild() };
         let elements = dump::elements(&mut self.socket)?;
-        let (installed, changes) = match self.installed.take() {
+        let (installed, changes) = match before {
             Some(installed) => {
                 let changes = installed.restore(&elements);
                 (installed, changes)
@@ -163,9 +163,9 @@ impl Rules {
     }
 
     /// As the table should look, given that the chains for remembering clients come as they are needed.
-    fn skeleton(&self, found: &Skeleton) -> Skeleton {
+    fn skeleton(&self, found: &Skeleton, installed: Option<&Installed>) -> Skeleton {
         let mut expected = skeleton(&self.config);
-        let needed = self.installed.iter().flat_map(|one| one.patience().iter().copied());
+        let needed = installed.into_iter().flat_map(|one| one.patience().iter().copied());
         for seconds in found.patience().into_iter().chain(needed) {
             let chain = ruleset::remembering(seconds);
             expected.chains.insert(chain.name, chain.rules.len());
