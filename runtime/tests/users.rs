@@ -142,6 +142,76 @@ fn devices_and_filesystems_are_there() {
     );
 }
 
+/// "lists devices that MUST be available in the container", with owners of the container's (config-linux.md, devices).
+/// Proven with crun's newest; runc, and crun 1.8, show the host's node if there is one.
+#[test]
+fn devices_are_made_for_who_may_not_make_them() {
+    let bundle = users("nodes");
+    // The host has no such names, and the second's directory is not there.
+    bundle.configure(|config| {
+        config["linux"]["devices"] = json!([
+            {"path": "/dev/silence", "type": "c", "major": 1, "minor": 3, "uid": 10, "gid": 11, "fileMode": 0o646},
+            {"path": "/srv/deep/random", "type": "c", "major": 1, "minor": 9},
+            {"path": "/dev/disk", "type": "b", "major": 7, "minor": 200, "fileMode": 0o600},
+            {"path": "/dev/full", "type": "c", "major": 1, "minor": 7, "uid": 5},
+            {"path": "/dev/fifo", "type": "p", "major": 0, "minor": 0, "uid": 3},
+        ]);
+    });
+    let script = "stat -c '%n %F %t:%T %u:%g %a' /dev/silence /srv/deep/random /dev/disk /dev/full \
+        /dev/fifo; echo x > /dev/silence && echo open; head -c 3 /srv/deep/random | wc -c; \
+        grep -c '/proc/fs ' /proc/self/mountinfo; grep ' /dev/null ' /proc/self/mountinfo";
+    let output = bundle.sh(script);
+    let (nodes, rest) = output.split_once("3\n0\n").unwrap_or((&output, ""));
+    assert_eq!(
+        nodes,
+        "/dev/silence character special file 1:3 10:11 646\n\
+         /srv/deep/random character special file 1:9 0:0 666\n\
+         /dev/disk block special file 7:c8 0:0 600\n\
+         /dev/full character special file 1:7 5:0 666\n\
+         /dev/fifo fifo 0:0 3:0 666\nopen\n"
+    );
+    assert!(rest.contains("nosuid") && rest.contains("noexec"), "{rest}");
+}
+
+/// In a user namespace that is joined, the host's are shown; one of that name that is another device is none.
+#[test]
+fn another_device_of_the_host_is_not_shown() {
+    let owner = users("nodes-owner");
+    owner.configure(|config| config["process"]["args"] = json!(["/bin/sleep", "1000"]));
+    owner.good("run --detach --bundle BUNDLE ID");
+    let state: Value = serde_json::from_str(&owner.good("state ID")).unwrap();
+    let bundle = users("nodes-joined");
+    let devices = |minor: u32| {
+        bundle.configure(|config| {
+            let all = namespaces(config);
+            all.retain(|namespace| namespace["type"] != "user");
+            all.push(json!({"type": "user", "path": format!("/proc/{}/ns/user", state["pid"])}));
+            config["linux"]["devices"] =
+                json!([{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": minor}]);
+        });
+    };
+    devices(11);
+    assert_eq!(bundle.sh("stat -c %t:%T /dev/kmsg"), "1:b\n");
+    devices(3);
+    let (_, error) = bundle.bad("run --bundle BUNDLE ID");
+    assert!(error.contains("/dev/kmsg") && error.contains("not permitted"), "{error}");
+    owner.good("delete --force ID");
+}
+
+#[test]
+fn owners_of_devices_are_mapped() {
+    let bundle = users("nodes-unmapped");
+    for (id, list) in [("uid", "uidMappings"), ("gid", "gidMappings")] {
+        bundle.configure(|config| {
+            config["linux"]["devices"] =
+                json!([{"path": "/dev/x", "type": "c", "major": 1, "minor": 3, id: 65536}]);
+        });
+        let (_, error) = bundle.bad("run --bundle BUNDLE ID");
+        let expected = format!("linux.devices[0].{id}: not mapped by linux.{list}");
+        assert!(error.contains(&expected), "{error}");
+    }
+}
+
 #[test]
 fn sources_that_only_the_host_may_reach_are_mounted() {
     let bundle = users("reach");

@@ -6,7 +6,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::log::Log;
 use super::state::Store;
-use super::{CgroupManager, CliError, OWN_PREFIX};
+use super::{CgroupManager, CliError, Context, OWN_PREFIX};
 use crate::cgroup::{self, Setting};
 use crate::systemd;
 
@@ -144,9 +144,48 @@ pub(super) fn remove(store: &Store, id: &str, cgroup: &Path) -> Result<(), CliEr
     Ok(stopped?)
 }
 
+/// What of a unit runc lets annotations set.
+const PROPERTY: &str = "org.systemd.property.";
+
+/// Nothing of a unit but its limits is for the container to choose, here.
+pub(super) fn tell_ignored_properties(context: &Context, spec: &Spec) {
+    if context.cgroups == CgroupManager::Systemd {
+        ignored_properties(spec).iter().for_each(|text| context.log.warning(text));
+    }
+}
+
+fn ignored_properties(spec: &Spec) -> Vec<String> {
+    let keys = spec.annotations().iter().flatten().map(|(key, _)| key);
+    let mut keys: Vec<&String> = keys.filter(|key| key.starts_with(PROPERTY)).collect();
+    keys.sort();
+    let text =
+        |key| format!("annotations[{key:?}]: properties of units are not supported, left out");
+    keys.into_iter().map(text).collect()
+}
+
 /// runc takes these without a word; whoever reads the log may want to know.
 pub(super) fn tell_ignored(log: &Log, outcome: &cgroup::Outcome) {
     for field in &outcome.ignored {
         log.warning(&format!("linux.resources.{field}: no meaning in cgroup version 2"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn each_property_that_is_left_out_is_named() {
+        let spec = serde_json::from_value(json!({"annotations": {
+            "org.systemd.property.TimeoutStopUSec": "uint64 5", "org.systemd.property.CollectMode": "'x'", "org.other": "",
+        }}));
+        let told = ignored_properties(&spec.unwrap());
+        let expected = |name| {
+            format!(
+                "annotations[\"org.systemd.property.{name}\"]: properties of units are not supported, left out"
+            )
+        };
+        assert_eq!(told, [expected("CollectMode"), expected("TimeoutStopUSec")]);
     }
 }

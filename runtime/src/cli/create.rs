@@ -150,6 +150,7 @@ fn make(
     let mut console = Console::choose(terminal, detached, args.console_socket.clone())?;
     console.fit(&mut plan.process);
     let place = cgroups::place(context.cgroups, &spec, &args.id)?;
+    cgroups::tell_ignored_properties(context, &spec);
     let cgroup = place.cgroup.clone();
     let mut saved = saved(args, bundle, &spec, &cgroup);
     saved.listener = plan.process.confinement.listener().cloned();

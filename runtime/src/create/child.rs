@@ -12,6 +12,7 @@ use nix::sys::stat::{Mode, umask};
 
 use super::inside::LastParent;
 use super::message::{Failure, Message};
+use super::prepared::{self, Prepared};
 use super::preserved::FIRST;
 use super::protect::Masks;
 use super::sources::Place;
@@ -206,6 +207,7 @@ fn build(
         plan,
         root: None,
         sources,
+        nodes: Vec::new(),
         parents: LastParent::default(),
         masks: Masks::default(),
     };
@@ -246,6 +248,8 @@ struct Builder<'a> {
     root: Option<OwnedFd>,
     /// What the parent has opened and is not attached yet.
     sources: Vec<(Place, OwnedFd)>,
+    /// Device nodes that the parent has made, not attached yet.
+    nodes: Vec<Prepared>,
     parents: LastParent,
     masks: Masks,
 }
@@ -278,6 +282,10 @@ impl Builder<'_> {
             Step::Sysctl { path, value } => write_sysctl(path, value),
             Step::Propagation(flags) => root::set_propagation("/", *flags),
             Step::Root(wanted) => {
+                // Before the root may hide the host's tree.
+                if let Some(nodes) = self.source(Place::Nodes) {
+                    self.nodes = prepared::take_apart(self.plan, nodes)?;
+                }
                 let opened = self.source(Place::Root);
                 let moves = self.plan.steps.contains(&Step::MoveRoot);
                 self.root = Some(root::mount(wanted, opened, self.shared(), moves)?);
@@ -292,7 +300,9 @@ impl Builder<'_> {
                 }
                 Ok(())
             }
-            Step::Device(device) => nodes::device(of(&self.root)?, &mut self.parents, device),
+            Step::Device(device) => {
+                nodes::device(of(&self.root)?, &mut self.parents, device, &mut self.nodes)
+            }
             Step::Symlink { path, target } => {
                 nodes::symlink(of(&self.root)?, &mut self.parents, path, target)
             }

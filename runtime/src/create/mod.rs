@@ -42,6 +42,7 @@ mod message;
 mod mounts;
 mod net;
 mod nodes;
+mod prepared;
 mod preserved;
 mod process;
 mod program;

@@ -1,32 +1,30 @@
 //! What is made in /dev: device nodes, links, and the console.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{Mode, SFlag, fstatat, makedev, mknodat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat, makedev, mknodat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 
 use super::inside::{self, LastParent};
+use super::prepared::Prepared;
 use super::process::Terminal;
 use crate::plan::{Device, DeviceKind};
-use crate::sys::mount as kernel;
+use crate::sys::mount::{self as kernel, MountAttr};
 
 /// Makes a device node; what has its name and is something else is replaced.
 pub(super) fn device(
     root: BorrowedFd<'_>,
     parents: &mut LastParent,
     device: &Device,
+    prepared: &mut Vec<Prepared>,
 ) -> io::Result<()> {
     let (parent, name) = parents.of(root, &device.path)?;
-    let kind = match device.kind {
-        DeviceKind::Block => SFlag::S_IFBLK,
-        DeviceKind::Character => SFlag::S_IFCHR,
-        DeviceKind::Fifo => SFlag::S_IFIFO,
-    };
-    let number = makedev(device.major, device.minor);
+    let (kind, number) = identity(device);
     let mode = Mode::from_bits_truncate(device.mode);
     let mut made = mknodat(parent, name, kind, mode, number);
     if made == Err(Errno::EEXIST) {
@@ -39,8 +37,15 @@ pub(super) fn device(
         made = mknodat(parent, name, kind, mode, number);
     }
     match made {
-        // We may not make nodes here; the host's can be shown instead.
-        Err(Errno::EPERM) => return borrow_from_host(root, &device.path),
+        // We may not make nodes here: one that is there already is shown instead.
+        Err(Errno::EPERM) => {
+            let at = prepared.iter().position(|node| node.path == device.path);
+            let node = match at.map(|at| prepared.swap_remove(at)) {
+                Some(node) => node.mount,
+                None => of_host(device)?,
+            };
+            return kernel::attach(node.as_fd(), inside::make_file(root, &device.path)?.as_fd());
+        }
         other => other?,
     }
     if device.uid != 0 || device.gid != 0 {
@@ -50,11 +55,37 @@ pub(super) fn device(
     Ok(())
 }
 
-fn borrow_from_host(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
-    let source = std::ffi::CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?;
-    let mount = kernel::open_tree_clone(nix::fcntl::AT_FDCWD, &source, false)?;
-    kernel::attach(mount.as_fd(), inside::make_file(root, path)?.as_fd())
+/// What a device node is, whatever its name.
+pub(super) fn identity(device: &Device) -> (SFlag, u64) {
+    let kind = match device.kind {
+        DeviceKind::Block => SFlag::S_IFBLK,
+        DeviceKind::Character => SFlag::S_IFCHR,
+        DeviceKind::Fifo => SFlag::S_IFIFO,
+    };
+    (kind, makedev(device.major, device.minor))
 }
+
+/// The host's node of that name, if it is this device.
+fn of_host(device: &Device) -> io::Result<OwnedFd> {
+    let source = std::ffi::CString::new(device.path.as_os_str().as_bytes())?;
+    let mount = kernel::open_tree_clone(nix::fcntl::AT_FDCWD, &source, false)?;
+    let found = fstat(&mount)?;
+    let found_kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
+    if (found_kind, found.st_rdev) != identity(device) {
+        // As mknod said.
+        return Err(Errno::EPERM.into());
+    }
+    kernel::mount_setattr(mount.as_fd(), &NODE, false)?;
+    Ok(mount)
+}
+
+/// A device node is opened, and nothing else.
+const NODE: MountAttr = MountAttr {
+    set: kernel::ATTR_NOSUID | kernel::ATTR_NOEXEC,
+    clear: 0,
+    propagation: 0,
+    userns_fd: 0,
+};
 
 /// Makes a link that every container has; one that is there already is replaced.
 pub(super) fn symlink(

@@ -64,12 +64,14 @@ fn between(target: OwnedFd) -> io::Result<OwnedFd> {
     Ok(between)
 }
 
+pub(super) const SECLUDED: &str = "/proc/fs";
+
 /// Where a mount does not appear on the host even if the whole tree is shared with it: our procfs leaves its peers, so
 /// what is mounted on a directory there, of which nobody needs to see what it hides, stays with us.
-fn secluded_place() -> io::Result<OwnedFd> {
+pub(super) fn secluded_place() -> io::Result<OwnedFd> {
     let procfs = open_directory(Path::new("/proc"))?;
     kernel::mount_setattr(procfs.as_fd(), &PRIVATE, false)?;
-    open_directory(Path::new("/proc/fs"))
+    open_directory(Path::new(SECLUDED))
 }
 
 /// The root, not attached yet.

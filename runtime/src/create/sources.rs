@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use super::{LaunchError, failed, layers, mounts, root, users};
+use super::{LaunchError, failed, layers, mounts, prepared, root, users};
 use crate::plan::{IdMapped, MountKind, MountPlan, Plan, Root, Step};
 use crate::sys::mount::{self as kernel, MountAttr};
 
@@ -27,6 +27,8 @@ struct Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Root,
+    /// Of a filesystem with the device nodes that the parent makes.
+    Nodes,
     /// `mounts[n]` of config.json.
     Mount(usize),
 }
@@ -50,6 +52,11 @@ impl Sources {
                 }
                 _ => {}
             }
+        }
+        if let Some((maps, nodes)) = plan.nodes_of_parent() {
+            let made = prepared::make(maps, &nodes).map_err(failed("make linux.devices"))?;
+            let source = |mount| Source { place: Place::Nodes, mount, waiting: None };
+            sources.list.extend(made.map(source));
         }
         // What the child does to its whole tree: mounts that it makes below these must not reach the host.
         let attr = MountAttr { propagation, ..MountAttr::default() };

@@ -1,10 +1,10 @@
 //! Device nodes and links that every container has, and those that config.json adds. Pure.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxDeviceType};
 
-use super::Step;
+use super::{IdMaps, Step};
 use crate::oci::ConfigError;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +18,22 @@ pub(crate) struct Device {
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+}
+
+impl Device {
+    /// Whether every container has it, and so every host.
+    fn is_default(&self) -> bool {
+        let number = (self.major, self.minor);
+        let known = DEFAULT_DEVICES
+            .iter()
+            .any(|(path, major, minor)| self.path == Path::new(path) && number == (*major, *minor));
+        known && (self.mode, self.uid, self.gid) == (0o666, 0, 0)
+    }
+
+    /// Whether root of a user namespace, who may not make it, can be shown no node that is there already.
+    pub(super) fn is_special(&self) -> bool {
+        self.kind != DeviceKind::Fifo && !self.is_default()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +71,7 @@ pub(super) fn default_steps() -> impl Iterator<Item = Step> {
     devices.into_iter().chain(links)
 }
 
-pub(super) fn plan(linux: &Linux) -> Result<Vec<Device>, ConfigError> {
+pub(super) fn plan(linux: &Linux, users: Option<&IdMaps>) -> Result<Vec<Device>, ConfigError> {
     let devices = linux.devices().iter().flatten().enumerate();
     devices
         .map(|(index, device)| {
@@ -73,7 +89,7 @@ pub(super) fn plan(linux: &Linux) -> Result<Vec<Device>, ConfigError> {
                     ConfigError::field(format!("linux.devices[{index}].{name}"), "negative")
                 })
             };
-            Ok(Device {
+            let made = Device {
                 path: device.path().clone(),
                 kind,
                 major: number(device.major(), "major")?,
@@ -81,7 +97,23 @@ pub(super) fn plan(linux: &Linux) -> Result<Vec<Device>, ConfigError> {
                 mode: device.file_mode().unwrap_or(0o666) & 0o7777,
                 uid: device.uid().unwrap_or(0),
                 gid: device.gid().unwrap_or(0),
-            })
+            };
+            if let Some(maps) = users {
+                check_owner(maps, &made, index)?;
+            }
+            Ok(made)
         })
         .collect()
+}
+
+fn check_owner(maps: &IdMaps, device: &Device, index: usize) -> Result<(), ConfigError> {
+    let mapped = |outside: Option<u32>, id, list| match outside {
+        Some(_) => Ok(()),
+        None => {
+            let field = format!("linux.devices[{index}].{id}");
+            Err(ConfigError::field(field, format!("not mapped by linux.{list}")))
+        }
+    };
+    mapped(maps.outside_uid(device.uid), "uid", "uidMappings")?;
+    mapped(maps.outside_gid(device.gid), "gid", "gidMappings")
 }

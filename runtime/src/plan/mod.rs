@@ -111,6 +111,22 @@ impl Plan {
         self.steps.iter().filter_map(place).collect()
     }
 
+    /// The device nodes that the parent makes, and the maps that their owners are found in: root of a user namespace may
+    /// make none. What every host has is shown from there, and so is all in a user namespace that is joined, whose maps
+    /// nobody tells us.
+    pub(crate) fn nodes_of_parent(&self) -> Option<(&IdMaps, Vec<&Device>)> {
+        // In a mount namespace that is joined the child finds its own way.
+        let maps = self.users.as_ref().filter(|_| !self.joins(libc::CLONE_NEWNS))?;
+        let steps = self.steps.iter();
+        let nodes: Vec<&Device> = steps
+            .filter_map(|step| match step {
+                Step::Device(device) if device.is_special() => Some(device),
+                _ => None,
+            })
+            .collect();
+        (!nodes.is_empty()).then_some((maps, nodes))
+    }
+
     /// Whether a namespace of this CLONE_NEW* kind is entered.
     pub(crate) fn joins(&self, kind: i32) -> bool {
         self.join.iter().any(|join| join.kind == kind)
@@ -259,7 +275,7 @@ pub(crate) fn plan(spec: &Spec, rootfs: &Rootfs, bundle: &Path) -> Result<Plan, 
     if own_dev {
         steps.extend(devices::default_steps());
     }
-    steps.extend(devices::plan(linux)?.into_iter().map(Step::Device));
+    steps.extend(devices::plan(linux, users.as_ref())?.into_iter().map(Step::Device));
     if process.terminal.is_some() {
         steps.push(Step::Terminal);
     }
