@@ -34,14 +34,27 @@ pub(crate) async fn run(api: &Api, config: &Config, address: SocketAddr) -> Resu
     replace(api, "endpointslices.discovery.k8s.io", slice(address)).await
 }
 
-/// All at once: a commit serves as many as wait for it. What somebody has changed is left as it is.
+/// All at once: a commit serves as many as wait for it. What somebody has added is left, what was taken away put back.
 async fn roles(api: &Api) -> Result<(), ApiError> {
     let (roles, bindings) = policy::defaults();
     let roles = roles.into_iter().map(|r| ("clusterroles.rbac.authorization.k8s.io", r));
     let bindings =
         bindings.into_iter().map(|b| ("clusterrolebindings.rbac.authorization.k8s.io", b));
-    let all = roles.chain(bindings).map(|(resource, object)| create(api, resource, object));
+    let all = roles.chain(bindings).map(|(resource, object)| mend(api, resource, object));
     futures::future::try_join_all(all).await.map(drop)
+}
+
+async fn mend(api: &Api, resource: Resource, object: Value) -> Result<(), ApiError> {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let Some(stored) = api.store().get(resource, "", name) else {
+        return create(api, resource, object).await;
+    };
+    match policy::reconciled(&stored.value(), &object) {
+        None => Ok(()),
+        Some(object) => {
+            api.apply(WHO, Change::Update { resource, subresource: None, object }).await.map(drop)
+        }
+    }
 }
 
 async fn create(api: &Api, resource: Resource, object: Value) -> Result<(), ApiError> {

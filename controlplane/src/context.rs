@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Signer;
 use crate::controllers::balancer::Pool;
 use crate::store::{Store, Subscription};
 use crate::writer::Writer;
@@ -20,6 +21,8 @@ pub struct Config {
     pub load_balancer_pool: Pool,
     /// The cluster's CA certificate, for `kube-root-ca.crt` of every namespace.
     pub ca_pem: String,
+    /// The same authority, to sign what was approved; without it nothing is signed here.
+    pub signer: Option<Arc<Signer>>,
 }
 
 /// Cheap to clone.

@@ -92,6 +92,7 @@ impl ControlPlane {
             node_cidr_mask: options.node_cidr_mask,
             load_balancer_pool: options.load_balancer_pool.clone(),
             ca_pem: pki.ca_pem().to_owned(),
+            signer: Some(Arc::new(pki.signer()?)),
         });
         let shutdown = CancellationToken::new();
         let nodes = NodeClient::new(Arc::new(pki.node_client_config()?));
@@ -119,7 +120,7 @@ impl ControlPlane {
         let pair = serving_pair(&pki, &options)?;
         let server = Server {
             api: api.clone(),
-            auth: Authenticator::new(pki.token(), accounts),
+            auth: Authenticator::new(pki.token(), accounts, api.store().clone()),
             tls: Arc::new(pki.server_config(&pair)?).into(),
             shutdown: shutdown.clone(),
         };

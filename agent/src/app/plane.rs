@@ -60,7 +60,10 @@ impl Plane {
     /// What a node of this process needs.
     pub(super) fn identity(&self, config: &Config) -> Result<Identity, Failure> {
         let name = &config.node_name;
-        let user = UserInfo::new(&format!("system:node:{name}"), &["system:nodes"]);
+        let user = UserInfo::new(
+            &format!("system:node:{name}"),
+            &["system:nodes", "system:authenticated"],
+        );
         let ips = [node::address(config).into()];
         Ok(Identity {
             client: self.client_of(user),

@@ -14,9 +14,12 @@ const VOLUME: &str = "kube-api-access-";
 /// Seconds: an hour, and enough that clients see whose default it was.
 const LIFETIME: i64 = 3607;
 
+/// Marks the Pod of a file on a node.
+pub(crate) const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// The Pod of a file on a node: the API only shows it, it has no account.
 pub(crate) fn is_mirror(pod: &Value) -> bool {
-    pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string()
+    pod["metadata"]["annotations"][MIRROR].is_string()
 }
 
 pub(crate) fn name(pod: &Value) -> &str {

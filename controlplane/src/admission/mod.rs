@@ -5,8 +5,10 @@
 //! write meanwhile.
 
 pub(crate) mod account;
+pub(crate) mod certificates;
 mod claims;
 pub(crate) mod limits;
+pub(crate) mod node;
 mod pod_security;
 mod priority;
 pub(crate) mod quota;

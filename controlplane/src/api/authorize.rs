@@ -7,32 +7,39 @@ use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef};
 use serde_json::Value;
 
 use super::request::{Target, Verb};
-use super::{Api, UserInfo, errors, meta};
+use super::{Api, UserInfo, errors, meta, selector};
+use crate::auth::node;
 use crate::auth::rbac::{self, Action, Attributes};
 use crate::kinds::Kind;
 use crate::status::ApiError;
 
-/// May do everything a node does; which node it is makes no difference yet.
-const NODES: &str = "system:nodes";
+/// Whoever joins by the server's own token may do everything; nodes that have a name of their own may not.
+const JOINING: &str = "system:node";
 
 const IMPERSONATED_EXTRA: &str = "impersonate-extra-";
 
 impl Api {
     pub(super) fn authorize(&self, user: &UserInfo, target: &Target) -> Result<(), ApiError> {
-        let wanted = attributes(target);
-        if self.may(user, Action::Resource(wanted)) {
-            return Ok(());
-        }
-        Err(errors::forbidden(target.kind, &target.name, &denial(user, &wanted)))
+        self.demand(user, target, target_verb(target))
     }
 
-    /// An object that is applied may have to be made first.
+    /// An object that is applied or put may have to be made first.
     pub(super) fn may_create(&self, user: &UserInfo, target: &Target) -> Result<(), ApiError> {
-        let wanted = Attributes { verb: "create", ..attributes(target) };
-        match self.may(user, Action::Resource(wanted)) {
-            true => Ok(()),
-            false => Err(errors::forbidden(target.kind, &target.name, &denial(user, &wanted))),
+        self.demand(user, target, "create")
+    }
+
+    fn demand(&self, user: &UserInfo, target: &Target, verb: &str) -> Result<(), ApiError> {
+        let narrowed = Narrowed::of(target);
+        let wanted = Attributes { verb, ..attributes(target, &narrowed) };
+        let refused = match self.decision(user, Action::Resource(wanted)) {
+            Ok(_) => return Ok(()),
+            Err(why) => why,
+        };
+        let mut text = denial(user, &wanted);
+        if !refused.is_empty() {
+            text = format!("{text}: {refused}");
         }
+        Err(errors::forbidden(target.kind, &target.name, &text))
     }
 
     pub(super) fn authorize_path(&self, user: &UserInfo, parts: &Parts) -> Result<(), ApiError> {
@@ -54,10 +61,22 @@ impl Api {
 
     /// Why the user may; None when nothing allows it.
     pub(super) fn allowance(&self, user: &UserInfo, action: Action<'_>) -> Option<String> {
-        match user.groups.iter().any(|group| group == NODES) {
-            true => Some(format!("group {NODES:?}")),
-            false => rbac::allows(&*self.store, user, action),
+        self.decision(user, action).ok()
+    }
+
+    /// Ok: why the user may. Err: why not, as far as there is more to say than that nothing allows it.
+    fn decision(&self, user: &UserInfo, action: Action<'_>) -> Result<String, String> {
+        if user.name == JOINING {
+            return Ok(format!("user {JOINING:?}"));
         }
+        let opinion = match node::identity(user) {
+            None => Err(String::new()),
+            Some(node) => {
+                let pods = |namespace: Option<&str>| self.placed.on(node, namespace);
+                node::Asking { world: &*self.store, node, pods: &pods }.decide(action)
+            }
+        };
+        opinion.or_else(|why| rbac::allows(&*self.store, user, action).ok_or(why))
     }
 
     /// The user that the request is made for: `kubectl --as`. Whoever asks needs the right to.
@@ -190,7 +209,8 @@ fn of<'a>(
     namespace: &'a str,
     name: &'a str,
 ) -> Attributes<'a> {
-    Attributes { verb: "impersonate", group, resource, subresource, namespace, name }
+    let verb = "impersonate";
+    Attributes { verb, group, resource, subresource, namespace, name, on_node: "" }
 }
 
 fn extra(headers: &HeaderMap) -> std::collections::BTreeMap<String, Vec<String>> {
@@ -204,25 +224,49 @@ fn extra(headers: &HeaderMap) -> std::collections::BTreeMap<String, Vec<String>>
     extra
 }
 
+/// What a field selector narrows a collection to.
+#[derive(Default)]
+struct Narrowed {
+    name: String,
+    node: String,
+}
+
+impl Narrowed {
+    /// A selector that cannot be read narrows nothing; it is refused later.
+    fn of(target: &Target) -> Self {
+        let text = target.query.text("fieldSelector").filter(|_| target.name.is_empty());
+        let fields = text.and_then(|text| selector::parse_fields(text).ok()).unwrap_or_default();
+        let exactly = |label: &str| {
+            let mut all = fields.iter().filter(|field| field.equal && field.label == label);
+            all.next().map(|field| field.value.clone()).unwrap_or_default()
+        };
+        Self { name: exactly("metadata.name"), node: exactly("spec.nodeName") }
+    }
+}
+
+fn target_verb(target: &Target) -> &'static str {
+    match target.subresource.as_str() {
+        // Reading one's way into a Pod by a WebSocket is a GET, but changes things.
+        "exec" | "attach" | "portforward" if target.verb == Verb::Get => "create",
+        _ => target.verb.as_str(),
+    }
+}
+
 /// What a request wants, as rules speak of it.
-fn attributes(target: &Target) -> Attributes<'_> {
+fn attributes<'a>(target: &'a Target, narrowed: &'a Narrowed) -> Attributes<'a> {
     // A Namespace is in itself: who may read one need not be allowed to read all of them.
     let namespace = match (target.kind.resource, target.namespace.as_str()) {
         ("namespaces", "") => &target.name,
         (_, namespace) => namespace,
     };
-    let verb = match target.subresource.as_str() {
-        // Reading one's way into a Pod by a WebSocket is a GET, but changes things.
-        "exec" | "attach" | "portforward" if target.verb == Verb::Get => "create",
-        _ => target.verb.as_str(),
-    };
     Attributes {
-        verb,
+        verb: target_verb(target),
         group: target.kind.group,
         resource: target.kind.plural,
         subresource: &target.subresource,
         namespace,
-        name: &target.name,
+        name: if target.name.is_empty() { &narrowed.name } else { &target.name },
+        on_node: &narrowed.node,
     }
 }
 

@@ -98,13 +98,15 @@ impl Api {
                 let media = body::media_type(&parts.headers);
                 manager::check(&target.query, target.verb, media == apply::MEDIA_TYPE)?;
                 let fallback = manager::fallback(user, &parts.headers);
-                let options = Options::parse(&target.query, &fallback)?;
+                let mut options = Options::parse(&target.query, &fallback)?;
+                options.user = Some(user.clone());
                 let body = (media, &bytes[..]);
                 self.answer_write(user, target, body, options, format).await
             }
             Verb::Delete | Verb::DeleteCollection => {
                 let bytes = body::read(body).await?;
-                let options = delete_options(target, body::media_type(&parts.headers), &bytes)?;
+                let mut options = delete_options(target, body::media_type(&parts.headers), &bytes)?;
+                self.admit_deletion(user, place, &mut options)?;
                 match target.verb {
                     Verb::Delete => self.answer_delete(place, &options, format).await,
                     _ => self.delete_collection(target, &options, format).await,
@@ -120,7 +122,7 @@ impl Api {
                 let scale = sub::scale_of(&object).to_string();
                 body::encoded(StatusCode::OK, scale.into(), format.encoding)
             }
-            "" | "status" => one(place.kind, &object, StatusCode::OK, format),
+            "" | "status" | "approval" => one(place.kind, &object, StatusCode::OK, format),
             _ => Err(errors::method_not_allowed()),
         }
     }
@@ -177,6 +179,7 @@ impl Api {
             }
             (Verb::Create, "token") => {
                 let request = body::decode(media, bytes)?;
+                self.admit_token(user, place, &request)?;
                 let token = self.request_token(place, request, options.validation)?;
                 let bytes = token.to_string().into();
                 return body::encoded(StatusCode::CREATED, bytes, format.encoding);
@@ -194,6 +197,7 @@ impl Api {
                 return Ok(success(StatusCode::CREATED));
             }
             (Verb::Create, "eviction") => {
+                self.admit_eviction(user, place)?;
                 self.evict(place, &body::decode(media, bytes)?, &options).await?;
                 return Ok(success(StatusCode::CREATED));
             }
@@ -201,12 +205,12 @@ impl Api {
                 let scale = body::decode(media, bytes)?;
                 self.scale(place, &options, |_| Ok(scale.clone())).await?
             }
-            (Verb::Update, "" | "status" | "finalize") => {
+            (Verb::Update, "" | "status" | "finalize" | "approval") => {
                 let value = object(place, media, bytes, &mut options)?;
                 may(&value)?;
-                self.replace(place, value, &options).await?
+                self.replace(place, value, &options, || self.may_create(user, target)).await?
             }
-            (Verb::Patch, "" | "status" | "scale") if media == apply::MEDIA_TYPE => {
+            (Verb::Patch, "" | "status" | "scale" | "approval") if media == apply::MEDIA_TYPE => {
                 let (config, twice) = apply::decode(bytes)?;
                 let noted = options.note_twice(twice);
                 noted.map_err(|why| errors::bad_request(format!("error decoding YAML: {why}")))?;
@@ -229,7 +233,7 @@ impl Api {
                 self.scale(place, &options, |scale| patch.apply_to_scale(place.kind, &scale))
                     .await?
             }
-            (Verb::Patch, "" | "status") => {
+            (Verb::Patch, "" | "status" | "approval") => {
                 let patch = patch(media, bytes, &mut options)?;
                 let patched = |object: &Object| {
                     let value = patch.apply(place.kind, &object.value())?;

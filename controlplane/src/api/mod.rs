@@ -24,6 +24,7 @@ mod proxy;
 mod read;
 mod registry;
 mod request;
+mod restrict;
 mod review;
 mod selector;
 mod services;
@@ -45,6 +46,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Accounts;
+use crate::auth::node::placement::Placed;
 use crate::context::Config;
 use crate::store::Store;
 
@@ -95,6 +97,8 @@ pub struct Api {
     nodes: Option<NodeClient>,
     /// Signs and knows service accounts' tokens; without it none are given out.
     accounts: Option<Arc<Accounts>>,
+    /// Which Pods a node has, and so what it may read.
+    placed: Placed,
     /// One permit per request under way, watches and connections to nodes aside.
     slots: tokio::sync::Semaphore,
     shutdown: CancellationToken,
@@ -115,7 +119,8 @@ impl Api {
     ) -> Self {
         let slots = tokio::sync::Semaphore::new(SLOTS);
         let accounts = None;
-        Self { store, registry, config, address, nodes, accounts, slots, shutdown }
+        let placed = Placed::new(store.clone());
+        Self { store, registry, config, address, nodes, accounts, placed, slots, shutdown }
     }
 
     /// Gives out tokens of service accounts, and tells whose they are.

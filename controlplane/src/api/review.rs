@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::request::Target;
 use super::{Api, UserInfo, errors};
+use crate::auth::node;
 use crate::auth::rbac::{self, Action, Attributes};
 use crate::kinds::FieldValidation;
 use crate::status::ApiError;
@@ -50,6 +51,7 @@ impl Api {
 
     fn access(&self, user: &UserInfo, spec: &Value) -> Result<Value, ApiError> {
         let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+        let on_node = narrowed_to_node(resource);
         let action = match (resource.is_null(), path.is_null()) {
             (false, true) => Action::Resource(Attributes {
                 verb: text(resource, "verb"),
@@ -58,6 +60,7 @@ impl Api {
                 subresource: text(resource, "subresource"),
                 namespace: text(resource, "namespace"),
                 name: text(resource, "name"),
+                on_node: &on_node,
             }),
             (true, false) => Action::Path { verb: text(path, "verb"), path: text(path, "path") },
             _ => {
@@ -83,7 +86,12 @@ impl Api {
                 urls => paths.push(json!({"verbs": rule.verbs, "nonResourceURLs": urls})),
             }
         }
-        Ok(json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false}))
+        // What a node may do depends on its Pods, too: its rules are more than it has.
+        let node = node::identity(user).is_some();
+        if node {
+            resources.extend(node::rules().iter().map(|rule| json!(rule)));
+        }
+        Ok(json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": node}))
     }
 
     fn token_status(&self, spec: &Value) -> Value {
@@ -98,6 +106,21 @@ impl Api {
             None => json!({"user": {}, "error": "this server knows no tokens"}),
         }
     }
+}
+
+/// The node that a field selector of resourceAttributes narrows Pods to.
+fn narrowed_to_node(resource: &Value) -> String {
+    let selector = &resource["fieldSelector"];
+    let raw = text(selector, "rawSelector");
+    let fields = super::selector::parse_fields(raw).unwrap_or_default();
+    let raw = fields.into_iter().find(|f| f.equal && f.label == "spec.nodeName").map(|f| f.value);
+    let mut listed = selector["requirements"].as_array().into_iter().flatten();
+    let listed = listed.find(|r| r["key"] == "spec.nodeName" && r["operator"] == "In");
+    let listed = listed.and_then(|r| match r["values"].as_array()?.as_slice() {
+        [one] => one.as_str().map(str::to_owned),
+        _ => None,
+    });
+    raw.or(listed).unwrap_or_default()
 }
 
 fn text<'v>(value: &'v Value, field: &str) -> &'v str {

@@ -25,6 +25,7 @@ pub(crate) fn api() -> Arc<Api> {
         node_cidr_mask: 24,
         load_balancer_pool: Default::default(),
         ca_pem: "PEM".into(),
+        signer: None,
     };
     let address = "127.0.0.1:6443".parse().unwrap();
     let (store, shutdown) = (Arc::new(Store::memory()), CancellationToken::new());

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::request::Query;
-use super::{Api, admit, errors, meta, twin};
+use super::{Api, UserInfo, admit, errors, meta, twin};
 use crate::admission::{self, quota};
 use crate::apply::{self, Writing};
 use crate::kinds::{FieldValidation, Kind, Operation, invalid};
@@ -33,6 +33,8 @@ pub(crate) struct Options {
     pub(crate) via: &'static str,
     /// What the body itself gives reason to warn of.
     pub(crate) noticed: Vec<String>,
+    /// Who writes; None: a component of this process.
+    pub(crate) user: Option<UserInfo>,
 }
 
 impl Options {
@@ -40,7 +42,7 @@ impl Options {
     pub(crate) fn internal(manager: &str) -> Self {
         let validation = FieldValidation::Ignore;
         let manager = manager.into();
-        Self { dry_run: false, validation, manager, via: "", noticed: Vec::new() }
+        Self { dry_run: false, validation, manager, via: "", noticed: Vec::new(), user: None }
     }
 
     /// `fallback` manages what is written by those who give no name.
@@ -65,7 +67,7 @@ impl Options {
             }
         };
         let manager = query.text("fieldManager").unwrap_or(fallback).to_owned();
-        Ok(Self { dry_run, validation, manager, via: "", noticed: Vec::new() })
+        Ok(Self { dry_run, validation, manager, via: "", noticed: Vec::new(), user: None })
     }
 
     /// Fields that stand twice in the body are refused, told of, or passed over.
@@ -187,6 +189,7 @@ impl Api {
         self.admit_account(kind, place.namespace, &mut value).await?;
         admission::complete(&*self.store, kind, place.namespace, &mut value)?;
         strategy.prepare(&mut value, Operation::Create);
+        self.admit_writer(place, options, &mut value, Operation::Create)?;
         // Held until the commit: two Services must not be given one address.
         let _allocating = self.allocate(kind, &mut value, None).await?;
         let name = meta::text(&value, "name").to_owned();
@@ -259,6 +262,7 @@ impl Api {
         kind.strategy.default(&mut value);
         let op = Operation::Update { old: &old, subresource: place.subresource };
         kind.strategy.prepare(&mut value, op);
+        self.admit_writer(place, options, &mut value, op)?;
         if ownership == Ownership::Track {
             track(place, options, Some(&old), &mut value);
         }
@@ -295,10 +299,12 @@ impl Api {
         place: Place<'_>,
         body: Value,
         options: &Options,
+        may_create: impl Fn() -> Result<(), ApiError> + Send + Sync,
     ) -> Result<Written, ApiError> {
         let creates = place.subresource.is_empty() && admit::created_by_update(place.kind);
         let unversioned = meta::version(&body)?.is_none();
         if creates && unversioned && self.find(place).is_err() {
+            may_create()?;
             match self.create(place, body.clone(), options).await {
                 // Somebody was faster: it is an update after all.
                 Err(e) if e.is_already_exists() => {}

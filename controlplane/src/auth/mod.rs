@@ -3,22 +3,29 @@
 //! What they may do is decided in `rbac`, with the roles of `policy` to begin with.
 
 mod accounts;
+pub(crate) mod bootstrap;
+pub(crate) mod node;
 mod pki;
 pub(crate) mod policy;
 pub(crate) mod rbac;
+pub(crate) mod request;
 pub(crate) mod shared;
+pub(crate) mod signer;
 
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
+use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::api::UserInfo;
+use crate::reader::Reader;
 
 pub use accounts::{Accounts, Bound, Claim, TokenError};
 pub use pki::{Pair, Pki, PkiError};
 pub use shared::SharedError;
+pub use signer::Signer;
 
 /// Headers carry credentials, but wrong ones.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
@@ -29,11 +36,12 @@ pub struct Unauthenticated;
 pub struct Authenticator {
     token: String,
     accounts: Arc<Accounts>,
+    world: Arc<dyn Reader>,
 }
 
 impl Authenticator {
-    pub fn new(token: &str, accounts: Arc<Accounts>) -> Self {
-        Self { token: token.into(), accounts }
+    pub fn new(token: &str, accounts: Arc<Accounts>, world: Arc<dyn Reader>) -> Self {
+        Self { token: token.into(), accounts, world }
     }
 
     /// `certificate` is the user of the connection, if it showed a certificate.
@@ -55,14 +63,20 @@ impl Authenticator {
             true if same(token, &self.token) => {
                 Ok(UserInfo::new("system:node", &["system:nodes", "system:authenticated"]))
             }
-            true => match self.accounts.user(token, &[]) {
-                Ok((user, _)) => Ok(user),
-                Err(error) => {
-                    tracing::debug!(%error, "bearer token refused");
-                    Err(Unauthenticated)
-                }
-            },
+            true => self.bearer(token).map_err(|error| {
+                tracing::debug!(error, "bearer token refused");
+                Unauthenticated
+            }),
             false => Err(Unauthenticated),
+        }
+    }
+
+    fn bearer(&self, token: &str) -> Result<UserInfo, String> {
+        match bootstrap::parse(token) {
+            Some(parts) => {
+                bootstrap::user(&*self.world, parts, Timestamp::now()).map_err(str::to_owned)
+            }
+            None => self.accounts.user(token, &[]).map(|(user, _)| user).map_err(|e| e.to_string()),
         }
     }
 }
@@ -99,8 +113,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("pki")).unwrap();
         let world = Arc::new(crate::store::Store::memory());
-        let auth =
-            Authenticator::new("secret", Arc::new(Accounts::open(dir.path(), world).unwrap()));
+        let accounts = Arc::new(Accounts::open(dir.path(), world.clone()).unwrap());
+        let auth = Authenticator::new("secret", accounts, world);
         let user = auth.user(None, &headers("Bearer secret")).unwrap();
         assert!(user.groups.contains(&"system:nodes".to_owned()));
         for wrong in ["Bearer secre", "Bearer secrets", "Bearer ", "Basic secret", "secret"] {

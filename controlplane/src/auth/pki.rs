@@ -21,6 +21,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use sha2::{Digest, Sha256};
 
+use super::signer::Signer;
+
 /// Years that the authority and what it signs are valid.
 const YEARS: i32 = 10;
 
@@ -83,6 +85,12 @@ impl Pki {
 
     pub fn ca_pem(&self) -> &str {
         &self.certificate
+    }
+
+    /// The authority as signers hold it.
+    pub fn signer(&self) -> Result<Signer, PkiError> {
+        let failed = |why| PkiError::Tls(format!("the certificate authority cannot sign: {why}"));
+        Signer::new(&self.certificate, &self.issuer.key().serialize_pem()).map_err(failed)
     }
 
     /// `<SHA-256 of the authority's certificate>.<secret>`: who joins with it knows whom to trust.

@@ -43,6 +43,8 @@ pub(crate) struct Attributes<'a> {
     pub(crate) namespace: &'a str,
     /// Empty: the collection.
     pub(crate) name: &'a str,
+    /// The node whose Pods alone are asked for, by field selector; empty: those of all nodes.
+    pub(crate) on_node: &'a str,
 }
 
 /// A set of rules that the user has, and by which binding.
@@ -137,7 +139,7 @@ pub(crate) fn rules(
     .or_else(|| Some(Vec::new()))
 }
 
-fn fits(rule: &PolicyRule, action: Action<'_>) -> bool {
+pub(crate) fn fits(rule: &PolicyRule, action: Action<'_>) -> bool {
     let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
     match action {
         Action::Path { verb, path } => {

@@ -12,7 +12,7 @@ use crate::store::etcd::Etcd;
 use crate::store::{Store, StoreError};
 
 /// Below the data directory.
-const KEYS: [&str; 4] = ["pki/ca.key", "pki/ca.crt", "pki/sa.key", "token"];
+const KEYS: [&str; 3] = ["pki/ca.key", "pki/ca.crt", "pki/sa.key"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum SharedError {

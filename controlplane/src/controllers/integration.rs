@@ -39,6 +39,7 @@ impl Cluster {
             node_cidr_mask: 24,
             load_balancer_pool: Default::default(),
             ca_pem: "PEM".into(),
+            signer: None,
         };
         let shutdown = CancellationToken::new();
         let ctx = Ctx {

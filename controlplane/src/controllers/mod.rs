@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod aggregation;
 pub mod balancer;
+pub mod certificates;
 pub mod collector;
 pub mod cronjob;
 pub mod daemonset;
@@ -26,6 +27,7 @@ pub mod quota;
 pub mod replicaset;
 pub mod runner;
 pub mod statefulset;
+pub mod tokencleaner;
 pub(crate) mod volumes;
 mod workload;
 
@@ -60,7 +62,7 @@ pub(crate) fn tools(ctx: &Ctx) -> Tools {
 }
 
 fn all(ctx: &Ctx) -> Vec<Arc<dyn Controller>> {
-    vec![
+    let mut all: Vec<Arc<dyn Controller>> = vec![
         Arc::new(deployment::Deployments),
         Arc::new(replicaset::SETS),
         Arc::new(replicaset::CONTROLLERS),
@@ -83,5 +85,12 @@ fn all(ctx: &Ctx) -> Vec<Arc<dyn Controller>> {
         Arc::new(aggregation::Aggregation),
         Arc::new(disruption::Disruption),
         Arc::new(quota::Quotas),
-    ]
+        Arc::new(tokencleaner::TokenCleaner),
+        Arc::new(certificates::Approving),
+        Arc::new(certificates::Cleaning),
+    ];
+    if let Some(signer) = &ctx.config.signer {
+        all.push(Arc::new(certificates::Signing::new(signer.clone())));
+    }
+    all
 }

@@ -172,7 +172,7 @@ impl World {
         }
         let before = old.value();
         match sub {
-            Some("status") => {
+            Some("status" | "approval") => {
                 let status = value["status"].take();
                 let annotations = value["metadata"]["annotations"].take();
                 value = before.clone();

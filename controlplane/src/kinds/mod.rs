@@ -6,6 +6,7 @@
 
 mod apps;
 mod batch;
+mod certificates;
 mod coordination;
 mod core;
 mod decode;
@@ -146,6 +147,7 @@ pub fn all() -> &'static [Kind] {
         apps::stateful_set::KIND,
         batch::cron_job::KIND,
         batch::job::KIND,
+        certificates::KIND,
         coordination::KIND,
         discovery::KIND,
         events::KIND,

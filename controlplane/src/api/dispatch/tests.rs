@@ -2,6 +2,7 @@
 
 mod access;
 mod apply;
+mod nodes;
 
 use std::sync::Arc;
 

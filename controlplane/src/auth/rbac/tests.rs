@@ -52,7 +52,15 @@ fn get(
     resource: &'static str,
     subresource: &'static str,
 ) -> Action<'static> {
-    let wanted = Attributes { verb: "get", resource, subresource, namespace, name: "x", group: "" };
+    let wanted = Attributes {
+        verb: "get",
+        resource,
+        subresource,
+        namespace,
+        name: "x",
+        group: "",
+        on_node: "",
+    };
     Action::Resource(wanted)
 }
 
@@ -100,8 +108,15 @@ fn names_paths_and_stars() {
     let world = World::of([]).cluster_role("r", rules).bind(None, "r", user("jane"));
     let jane = UserInfo::new("jane", &[]);
     let resource = |verb, resource, subresource, name| {
-        let wanted =
-            Attributes { verb, resource, subresource, name, group: "apps", namespace: "a" };
+        let wanted = Attributes {
+            verb,
+            resource,
+            subresource,
+            name,
+            group: "apps",
+            namespace: "a",
+            on_node: "",
+        };
         allows(&world, &jane, Action::Resource(wanted)).is_some()
     };
     let core = |name| {
@@ -178,7 +193,7 @@ proptest! {
             for group in ["", "apps", "batch"] {
                 for (resource, subresource) in [("pods", ""), ("pods", "log"), ("jobs", ""), ("jobs", "log")] {
                     for name in ["", "x", "z"] {
-                        let action = Action::Resource(Attributes { verb, group, resource, subresource, namespace: "a", name });
+                        let action = Action::Resource(Attributes { verb, group, resource, subresource, namespace: "a", name, on_node: "" });
                         prop_assert!(!fits(&wanted, action) || held.iter().any(|rule| fits(rule, action)), "{:?}", action);
                     }
                 }
