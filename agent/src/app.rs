@@ -24,6 +24,7 @@ use crate::cli::Failure;
 use crate::config::Config;
 use crate::demo::{self, Progress};
 use crate::image::{self, Image, ImageStore};
+pub(crate) use join::Token;
 use lock::{Holder, Lock};
 use node::RunningNode;
 use plane::Plane;
@@ -72,11 +73,17 @@ pub(crate) fn server(config: Config) -> Result<ExitCode, Failure> {
 }
 
 /// A node of another machine's control plane.
-pub(crate) fn agent(config: Config, server: &str, token: &str) -> Result<ExitCode, Failure> {
+pub(crate) fn agent(
+    config: Config,
+    server: &str,
+    token: Option<&Token>,
+) -> Result<ExitCode, Failure> {
     let _lock = begin(&config, "info")?;
     run(async {
         let stop = stop::signals()?;
-        let joined = join::join(server, token).await?;
+        let (data_dir, node) = (config.data_dir.as_path(), config.node_name.as_str());
+        let joined = join::Way { server, token, data_dir, node }.join().await?;
+        joined.keep_fresh(stop.clone());
         let serving =
             crate::kubelet::self_signed(&config.node_name, node::address(&config).into())?;
         let identity = node::Identity { client: joined.client, client_ca: joined.ca_pem, serving };

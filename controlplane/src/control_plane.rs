@@ -33,7 +33,7 @@ use crate::{bootstrap, controllers, kinds, scheduler};
 
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Holds `store.redb`, `pki/` and `token`; must exist.
+    /// Holds `store.redb` and `pki/`; must exist.
     pub data_dir: PathBuf,
     pub bind_address: IpAddr,
     /// Where others find this server.
@@ -120,7 +120,7 @@ impl ControlPlane {
         let pair = serving_pair(&pki, &options)?;
         let server = Server {
             api: api.clone(),
-            auth: Authenticator::new(pki.token(), accounts, api.store().clone()),
+            auth: Authenticator::new(accounts, api.store().clone()),
             tls: Arc::new(pki.server_config(&pair)?).into(),
             shutdown: shutdown.clone(),
         };
@@ -167,11 +167,6 @@ impl ControlPlane {
     pub fn node_client_cert(&self, node: &str) -> Result<(String, String), PkiError> {
         let pair = self.pki.client(&format!("system:node:{node}"), &["system:nodes"])?;
         Ok((pair.certificate, pair.key))
-    }
-
-    /// Nodes join with this bearer token; see [`Pki::token`].
-    pub fn join_token(&self) -> &str {
-        self.pki.token()
     }
 
     /// Stops taking requests, lets those under way finish, stops the deciders, closes the store.

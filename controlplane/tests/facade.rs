@@ -4,12 +4,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Secret, Service, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kobune_controlplane::{ControlPlane, Options, UserInfo};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::WatchEvent;
+use kube::runtime::wait::await_condition;
 use kube::{Client, Config};
 use tempfile::TempDir;
 
@@ -66,8 +70,6 @@ async fn credentials_decide_who_gets_in() {
     };
     let admin = Client::try_from(config(&control_plane).await).unwrap();
     assert_eq!(list(admin).await, 200);
-    let token = control_plane.join_token().to_owned();
-    assert_eq!(list(client(&control_plane, Some(&token)).await).await, 200);
     assert_eq!(list(client(&control_plane, Some("wrong")).await).await, 401);
     let stranger = client(&control_plane, None).await;
     assert_eq!(list(stranger.clone()).await, 401);
@@ -75,6 +77,130 @@ async fn credentials_decide_who_gets_in() {
     assert!(version.git_version.starts_with("v1.33.0+kobune"));
     let ready = http::Request::get("/readyz").body(Vec::new()).unwrap();
     assert_eq!(stranger.request_text(ready).await.unwrap(), "ok");
+    control_plane.shutdown().await;
+}
+
+/// The same server, with a client certificate of `signer` for `system:masters`.
+async fn certified(
+    control_plane: &ControlPlane,
+    signer: &rcgen::Issuer<'_, rcgen::KeyPair>,
+) -> Client {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "kubernetes-admin");
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let certificate = params.signed_by(&key, signer).unwrap().pem();
+    shown(control_plane, &certificate, &key.serialize_pem()).await
+}
+
+async fn shown(control_plane: &ControlPlane, certificate: &str, key: &str) -> Client {
+    let base64 = |text: &str| {
+        serde_json::to_value(ByteString(text.as_bytes().to_vec()))
+            .unwrap()
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let mut config = config(control_plane).await;
+    config.auth_info = kube::config::AuthInfo::default();
+    config.auth_info.client_certificate_data = Some(base64(certificate));
+    config.auth_info.client_key_data = Some(base64(key).into());
+    Client::try_from(config).unwrap()
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let control_plane = start(&dir).await;
+    let version = async |client: Client| client.apiserver_version().await.is_ok();
+    let key = std::fs::read_to_string(dir.path().join("pki/ca.key")).unwrap();
+    let key = rcgen::KeyPair::from_pem(&key).unwrap();
+    let ours = rcgen::Issuer::from_ca_cert_pem(control_plane.ca_pem(), key).unwrap();
+    assert!(version(certified(&control_plane, &ours).await).await);
+    // Of the same name, but with another key.
+    let key = rcgen::KeyPair::generate().unwrap();
+    let other = rcgen::Issuer::from_ca_cert_pem(control_plane.ca_pem(), key).unwrap();
+    assert!(!version(certified(&control_plane, &other).await).await);
+    control_plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn tokens_are_for_their_audience_and_their_rights() {
+    let dir = tempfile::tempdir().unwrap();
+    let control_plane = start(&dir).await;
+    let admin = Client::new(control_plane.handler(UserInfo::admin()), "default");
+    let accounts = Api::<ServiceAccount>::default_namespaced(admin);
+    let account = ServiceAccount { metadata: map("build").metadata, ..ServiceAccount::default() };
+    accounts.create(&PostParams::default(), &account).await.unwrap();
+    let token = async |audience: Option<&str>| {
+        let spec = TokenRequestSpec {
+            audiences: audience.into_iter().map(str::to_owned).collect(),
+            ..TokenRequestSpec::default()
+        };
+        let asked = TokenRequest { spec, ..TokenRequest::default() };
+        let answer = accounts.create_token_request("build", &PostParams::default(), &asked).await;
+        answer.unwrap().status.unwrap().token
+    };
+    let ask = async |token: &str| {
+        let client = client(&control_plane, Some(token)).await;
+        code(Api::<ConfigMap>::default_namespaced(client).list(&ListParams::default()).await)
+    };
+    assert_eq!(ask(&token(None).await).await, 403, "known, and without a role");
+    assert_eq!(ask(&token(Some("vault")).await).await, 401, "a token for somebody else");
+    accounts.delete("build", &DeleteParams::default()).await.unwrap();
+    control_plane.shutdown().await;
+}
+
+/// What `kobune token create` and `kobune agent --token` do, step by step.
+#[tokio::test]
+async fn a_bootstrap_token_brings_a_node_in_and_does_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let control_plane = start(&dir).await;
+    let admin = Client::new(control_plane.handler(UserInfo::admin()), "default");
+    let secrets = Api::<Secret>::namespaced(admin.clone(), "kube-system");
+    let secret = serde_json::json!({
+        "metadata": {"name": "bootstrap-token-abcdef"}, "type": "bootstrap.kubernetes.io/token",
+        "stringData": {
+            "token-id": "abcdef", "token-secret": "0123456789abcdef",
+            "usage-bootstrap-authentication": "true",
+            "auth-extra-groups": "system:bootstrappers:kubeadm:default-node-token",
+        },
+    });
+    let secret = serde_json::from_value(secret).unwrap();
+    secrets.create(&PostParams::default(), &secret).await.unwrap();
+    let bearer = client(&control_plane, Some("abcdef.0123456789abcdef")).await;
+    let list = ListParams::default();
+    assert_eq!(code(Api::<Node>::all(bearer.clone()).list(&list).await), 403);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "system:node:n");
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+    let pem = params.serialize_request(&key).unwrap().pem().unwrap();
+    let csr = serde_json::json!({"metadata": {"generateName": "node-csr-"}, "spec": {
+        "request": ByteString(pem.into_bytes()), "expirationSeconds": 3600,
+        "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
+        "usages": ["digital signature", "client auth"],
+    }});
+    let requests = Api::<CertificateSigningRequest>::all(bearer.clone());
+    let csr = requests.create(&PostParams::default(), &serde_json::from_value(csr).unwrap()).await;
+    let name = csr.unwrap().metadata.name.unwrap();
+    let certificate = |csr: Option<&CertificateSigningRequest>| {
+        csr.and_then(|csr| csr.status.as_ref()?.certificate.clone())
+    };
+    let issued = await_condition(requests, &name, |csr: Option<&_>| certificate(csr).is_some());
+    let csr = tokio::time::timeout(Duration::from_secs(60), issued).await.unwrap().unwrap();
+    let pem = String::from_utf8(certificate(csr.as_ref()).unwrap().0).unwrap();
+    let node = shown(&control_plane, &pem, &key.serialize_pem()).await;
+    let nodes = Api::<Node>::all(node.clone());
+    let own = |name: &str| Node { metadata: map(name).metadata, ..Node::default() };
+    nodes.create(&PostParams::default(), &own("n")).await.unwrap();
+    assert_eq!(code(nodes.create(&PostParams::default(), &own("other")).await), 403);
+    assert_eq!(code(Api::<Secret>::namespaced(node, "kube-system").list(&list).await), 403);
+    // Without its Secret the token is nothing.
+    secrets.delete("bootstrap-token-abcdef", &DeleteParams::default()).await.unwrap();
+    assert_eq!(code(Api::<Node>::all(bearer).list(&list).await), 401);
     control_plane.shutdown().await;
 }
 

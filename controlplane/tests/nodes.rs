@@ -13,7 +13,9 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kobune_controlplane::{ControlPlane, Options, UserInfo};
 use kube::Client;
 use kube::api::{Api, LogParams, Patch, PatchParams, PostParams};
@@ -166,6 +168,22 @@ async fn furnish(client: &Client, address: SocketAddr) {
     }
 }
 
+/// A token of an account that may do everything.
+async fn token(client: &Client) -> String {
+    let parameters = PostParams::default();
+    let accounts = Api::<ServiceAccount>::default_namespaced(client.clone());
+    let account = json!({"metadata": {"name": "operator"}});
+    accounts.create(&parameters, &serde_json::from_value(account).unwrap()).await.unwrap();
+    let binding = json!({"metadata": {"name": "operator"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": "operator", "namespace": "default"}]});
+    let bindings = Api::<ClusterRoleBinding>::all(client.clone());
+    bindings.create(&parameters, &serde_json::from_value(binding).unwrap()).await.unwrap();
+    let asked = TokenRequest::default();
+    let answer = accounts.create_token_request("operator", &parameters, &asked).await;
+    answer.unwrap().status.unwrap().token
+}
+
 #[tokio::test]
 async fn logs_stream_from_the_node() {
     let dir = tempfile::tempdir().unwrap();
@@ -208,7 +226,7 @@ async fn upgraded_connections_are_joined() {
     let head = format!(
         "GET /api/v1/namespaces/default/pods/p/exec?command=ls&stdout=true HTTP/1.1\r\nHost: x\r\n\
          Authorization: Bearer {}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n",
-        control_plane.join_token()
+        token(&client).await
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();

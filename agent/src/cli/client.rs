@@ -23,7 +23,17 @@ pub(super) struct Access {
 impl Access {
     /// A client, and the namespace that is meant.
     pub(super) async fn open(&self) -> Result<(Client, String), Failure> {
-        let config = match self.path() {
+        let config = self.config().await?;
+        let namespace = match &self.namespace {
+            Some(namespace) => namespace.clone(),
+            None => config.default_namespace.clone(),
+        };
+        Ok((Client::try_from(config).map_err(explain)?, namespace))
+    }
+
+    /// Where the API is, and how it is known.
+    pub(super) async fn config(&self) -> Result<kube::Config, Failure> {
+        Ok(match self.path() {
             Some(path) => {
                 let read = |e| format!("read kubeconfig {path:?}: {e}");
                 let file = Kubeconfig::read_from(&path).map_err(read)?;
@@ -34,12 +44,7 @@ impl Access {
             None => kube::Config::infer().await.map_err(|e| {
                 format!("find kubeconfig: {e} (is `kobune up` running? then {DEFAULT_KUBECONFIG} exists)")
             })?,
-        };
-        let namespace = match &self.namespace {
-            Some(namespace) => namespace.clone(),
-            None => config.default_namespace.clone(),
-        };
-        Ok((Client::try_from(config).map_err(explain)?, namespace))
+        })
     }
 
     /// The namespace that was asked for in words.

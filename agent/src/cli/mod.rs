@@ -8,6 +8,7 @@ mod get;
 mod image;
 mod logs;
 mod resources;
+mod token;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -56,6 +57,8 @@ enum Command {
     Exec(exec::Exec),
     /// Delete objects
     Delete(apply::Delete),
+    /// Tokens that nodes join with
+    Token(token::Command),
     /// Show the version
     Version,
 }
@@ -88,9 +91,13 @@ struct Agent {
     /// The server's address: https://HOST:PORT
     #[arg(long, value_name = "URL")]
     server: String,
-    /// The join token that the server keeps in <data-dir>/token
+    /// The token that `kobune token create` prints. A node that has joined before needs none: it keeps
+    /// its certificate in <data-dir>/pki and renews it itself
     #[arg(long, value_name = "TOKEN", env = "KOBUNE_TOKEN", hide_env_values = true)]
-    token: String,
+    token: Option<String>,
+    /// SHA-256 of the cluster's CA certificate, for tokens that do not begin with it
+    #[arg(long, value_name = "HEX", requires = "token")]
+    ca_hash: Option<String>,
 }
 
 /// Run the command line; never returns an error, it shows it.
@@ -116,7 +123,11 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             app::up(config, mode)
         }
         Command::Server(settled) => app::server(settled.check()?),
-        Command::Agent(agent) => app::agent(agent.settled.check()?, &agent.server, &agent.token),
+        Command::Agent(agent) => {
+            let token = agent.token.as_deref().filter(|token| !token.trim().is_empty());
+            let token = token.map(|token| app::Token::parse(token, agent.ca_hash.as_deref()));
+            app::agent(agent.settled.check()?, &agent.server, token.transpose()?.as_ref())
+        }
         Command::Down(settled) => app::down::run(settled.given()?),
         Command::Backup(backup) => client::block_on(backup.run()),
         Command::Restore(restore) => restore.run(),
@@ -126,6 +137,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Logs(logs) => client::block_on(logs.run()),
         Command::Exec(exec) => client::block_on(exec.run()),
         Command::Delete(delete) => client::block_on(delete.run()),
+        Command::Token(token) => client::block_on(token.run()),
         Command::Version => {
             say(format_args!("kobune {}", env!("CARGO_PKG_VERSION")));
             Ok(ExitCode::SUCCESS)

@@ -13,9 +13,6 @@ use crate::auth::rbac::{self, Action, Attributes};
 use crate::kinds::Kind;
 use crate::status::ApiError;
 
-/// Whoever joins by the server's own token may do everything; nodes that have a name of their own may not.
-const JOINING: &str = "system:node";
-
 const IMPERSONATED_EXTRA: &str = "impersonate-extra-";
 
 impl Api {
@@ -66,9 +63,6 @@ impl Api {
 
     /// Ok: why the user may. Err: why not, as far as there is more to say than that nothing allows it.
     fn decision(&self, user: &UserInfo, action: Action<'_>) -> Result<String, String> {
-        if user.name == JOINING {
-            return Ok(format!("user {JOINING:?}"));
-        }
         let opinion = match node::identity(user) {
             None => Err(String::new()),
             Some(node) => {

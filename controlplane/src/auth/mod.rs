@@ -1,4 +1,4 @@
-//! Who somebody is: certificates of our own authority, tokens of service accounts, and the token that nodes join with.
+//! Who somebody is: certificates of our own authority, tokens of service accounts, and those that nodes join with.
 //!
 //! What they may do is decided in `rbac`, with the roles of `policy` to begin with.
 
@@ -34,14 +34,13 @@ pub struct Unauthenticated;
 
 /// Finds out who sent a request: the connection's verified certificate, or a bearer token.
 pub struct Authenticator {
-    token: String,
     accounts: Arc<Accounts>,
     world: Arc<dyn Reader>,
 }
 
 impl Authenticator {
-    pub fn new(token: &str, accounts: Arc<Accounts>, world: Arc<dyn Reader>) -> Self {
-        Self { token: token.into(), accounts, world }
+    pub fn new(accounts: Arc<Accounts>, world: Arc<dyn Reader>) -> Self {
+        Self { accounts, world }
     }
 
     /// `certificate` is the user of the connection, if it showed a certificate.
@@ -60,9 +59,6 @@ impl Authenticator {
         let (scheme, token) = text.split_once(' ').ok_or(Unauthenticated)?;
         let token = token.trim();
         match scheme.eq_ignore_ascii_case("bearer") {
-            true if same(token, &self.token) => {
-                Ok(UserInfo::new("system:node", &["system:nodes", "system:authenticated"]))
-            }
             true => self.bearer(token).map_err(|error| {
                 tracing::debug!(error, "bearer token refused");
                 Unauthenticated
@@ -100,7 +96,13 @@ pub fn certificate_user(certificate: &CertificateDer<'_>) -> Option<UserInfo> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use k8s_openapi::ByteString;
+    use serde_json::json;
+
     use super::*;
+    use crate::admission::testing::World;
 
     fn headers(value: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -109,15 +111,35 @@ mod tests {
     }
 
     #[test]
-    fn tokens() {
+    fn only_tokens_that_are_known_say_who_somebody_is() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("pki")).unwrap();
-        let world = Arc::new(crate::store::Store::memory());
+        let data = [
+            ("token-id", "abcdef"),
+            ("token-secret", "0123456789abcdef"),
+            ("usage-bootstrap-authentication", "true"),
+        ];
+        let data: BTreeMap<_, _> =
+            data.map(|(key, text)| (key, ByteString(text.as_bytes().to_vec()))).into();
+        let world = Arc::new(World::of([(
+            "secrets",
+            json!({
+                "metadata": {"name": "bootstrap-token-abcdef", "namespace": "kube-system"},
+                "type": "bootstrap.kubernetes.io/token", "data": data,
+            }),
+        )]));
         let accounts = Arc::new(Accounts::open(dir.path(), world.clone()).unwrap());
-        let auth = Authenticator::new("secret", accounts, world);
-        let user = auth.user(None, &headers("Bearer secret")).unwrap();
-        assert!(user.groups.contains(&"system:nodes".to_owned()));
-        for wrong in ["Bearer secre", "Bearer secrets", "Bearer ", "Basic secret", "secret"] {
+        let auth = Authenticator::new(accounts, world);
+        let user = auth.user(None, &headers("Bearer abcdef.0123456789abcdef")).unwrap();
+        assert_eq!(user.name, "system:bootstrap:abcdef");
+        for wrong in [
+            "Bearer abcdef.0123456789abcdeg",
+            "Bearer abcdeg.0123456789abcdef",
+            "Bearer abcdef.",
+            "Bearer ",
+            "Basic abcdef.0123456789abcdef",
+            "abcdef.0123456789abcdef",
+        ] {
             assert_eq!(auth.user(None, &headers(wrong)), Err(Unauthenticated), "{wrong}");
         }
         assert!(auth.user(None, &HeaderMap::new()).unwrap().is_anonymous());

@@ -19,7 +19,6 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use sha2::{Digest, Sha256};
 
 use super::signer::Signer;
 
@@ -60,11 +59,10 @@ impl Pair {
 pub struct Pki {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
-    token: String,
 }
 
 impl Pki {
-    /// Reads `pki/` and `token` under `data_dir`, making them when absent.
+    /// Reads `pki/` under `data_dir`, making it when absent.
     pub fn open(data_dir: &Path) -> Result<Self, PkiError> {
         let dir = data_dir.join("pki");
         make_directory(&dir)?;
@@ -79,8 +77,7 @@ impl Pki {
         let certificate = read(&path)?;
         let key = KeyPair::from_pem(&read(&key_path)?).map_err(broken)?;
         let issuer = Issuer::from_ca_cert_pem(&certificate, key).map_err(broken)?;
-        let token = token(&data_dir.join("token"), &certificate)?;
-        Ok(Self { issuer, certificate, token })
+        Ok(Self { issuer, certificate })
     }
 
     pub fn ca_pem(&self) -> &str {
@@ -91,11 +88,6 @@ impl Pki {
     pub fn signer(&self) -> Result<Signer, PkiError> {
         let failed = |why| PkiError::Tls(format!("the certificate authority cannot sign: {why}"));
         Signer::new(&self.certificate, &self.issuer.key().serialize_pem()).map_err(failed)
-    }
-
-    /// `<SHA-256 of the authority's certificate>.<secret>`: who joins with it knows whom to trust.
-    pub fn token(&self) -> &str {
-        &self.token
     }
 
     /// For a component or person: CN is the user, O the groups.
@@ -138,7 +130,7 @@ impl Pki {
             .allow_unauthenticated()
             .build()
             .map_err(tls)?;
-        // The authority goes along, so that a joining node can compare it with its token.
+        // The authority goes along, so that a joining node can compare it with what its token says.
         let chain = vec![pair.certificate_der()?, authority];
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -223,16 +215,6 @@ pub(super) fn new_key() -> Result<String, PkiError> {
     Ok(KeyPair::generate().map_err(failed)?.serialize_pem())
 }
 
-fn token(path: &Path, authority: &str) -> Result<String, PkiError> {
-    if !path.exists() {
-        let der = CertificateDer::from_pem_slice(authority.as_bytes()).map_err(PkiError::Pem)?;
-        let hash: String = Sha256::digest(&der).iter().map(|b| format!("{b:02x}")).collect();
-        let secret = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|u| u.simple().to_string());
-        write(path, &format!("{hash}.{}\n", secret.concat()))?;
-    }
-    Ok(read(path)?.trim().to_owned())
-}
-
 pub(super) fn make_directory(dir: &Path) -> Result<(), PkiError> {
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -309,14 +291,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_authority_and_the_token_stay() {
+    fn the_authority_stays() {
         let dir = tempfile::tempdir().unwrap();
         let first = Pki::open(dir.path()).unwrap();
         let second = Pki::open(dir.path()).unwrap();
         assert_eq!(first.ca_pem(), second.ca_pem());
-        assert_eq!(first.token(), second.token());
-        assert_eq!(first.token().len(), 64 + 1 + 64);
-        for file in ["pki/ca.key", "pki/ca.crt", "token"] {
+        for file in ["pki/ca.key", "pki/ca.crt"] {
             let mode = std::fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{file}");
         }

@@ -1,62 +1,21 @@
-//! How a node finds its way into another machine's cluster with nothing but a token.
-//!
-//! The token is `<sha256 of the CA certificate, hex>.<secret>`. The first half lets the node recognise the server before it shows the
-//! token to anybody: the server shows its certificate with the CA's behind it, and the CA must have that digest
-//! and must have signed the certificate.
+//! How a node recognises its cluster: the server shows its certificate with the CA's behind it, and the CA must have the
+//! digest that the token says and must have signed the certificate.
 
 use std::sync::{Arc, Mutex};
 
-use kube::Client;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring::default_provider};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 
 use crate::cli::Failure;
 
-/// A node that may talk to the API.
-pub(super) struct Joined {
-    pub(super) client: Client,
-    pub(super) ca_pem: String,
-}
-
-/// Check the server against the token, then make a client of it.
-pub(super) async fn join(server: &str, token: &str) -> Result<Joined, Failure> {
-    let token = token.trim();
-    let pin =
-        pin(token).ok_or("read the join token: it is not <sha256 of the CA, hex>.<secret>")?;
-    let url: http::Uri = server.parse().map_err(|e| format!("read server {server:?}: {e}"))?;
-    let (Some("https"), Some(host)) = (url.scheme_str(), url.host()) else {
-        return Err(format!("read server {server:?}: it is not https://HOST:PORT").into());
-    };
-    let ca = fetch_ca(host, url.port_u16().unwrap_or(6443), pin)
-        .await
-        .map_err(|e| format!("join {server}: {e}"))?;
-    let ca_pem = pem(&ca);
-    let mut config = kube::Config::new(url);
-    config.root_cert = Some(vec![ca]);
-    config.auth_info.token = Some(token.to_owned().into());
-    Ok(Joined { client: Client::try_from(config)?, ca_pem })
-}
-
-/// The digest that the CA must have.
-fn pin(token: &str) -> Option<[u8; 32]> {
-    let (hex, secret) = token.split_once('.')?;
-    if hex.len() != 64 || secret.is_empty() || !hex.is_ascii() {
-        return None;
-    }
-    let mut pin = [0; 32];
-    for (byte, digits) in pin.iter_mut().zip(hex.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(pin)
-}
-
 /// The CA's certificate, shown by the server and recognised.
-async fn fetch_ca(host: &str, port: u16, pin: [u8; 32]) -> Result<Vec<u8>, Failure> {
+pub(super) async fn fetch(host: &str, port: u16, pin: [u8; 32]) -> Result<Vec<u8>, Failure> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let name = ServerName::try_from(host.to_owned())?;
     let provider = Arc::new(default_provider());
@@ -72,7 +31,13 @@ async fn fetch_ca(host: &str, port: u16, pin: [u8; 32]) -> Result<Vec<u8>, Failu
     found.ok_or_else(|| "the server showed no CA".into())
 }
 
-fn pem(der: &[u8]) -> String {
+/// The digest that pins a CA (PEM).
+pub(super) fn digest(pem: &str) -> Option<[u8; 32]> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    Some(Sha256::digest(&der).into())
+}
+
+pub(super) fn pem(der: &[u8]) -> String {
     use std::fmt::Write;
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::from("-----BEGIN CERTIFICATE-----");
@@ -155,7 +120,6 @@ impl ServerCertVerifier for Pinned {
 #[cfg(test)]
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-    use rustls_pki_types::pem::PemObject;
 
     use super::*;
 
@@ -198,15 +162,6 @@ mod tests {
         assert!(!verify(&ours, &other, &other, "server"), "another CA");
         assert!(!verify(&ours, &other, &ours, "server"), "our CA shown, another signed");
         assert!(!verify(&ours, &ours, &ours, "elsewhere"), "another name");
-    }
-
-    #[test]
-    fn tokens() {
-        let hex = "0f".repeat(32);
-        assert_eq!(pin(&format!("{hex}.s3cret")), Some([15; 32]));
-        for bad in ["", "abc.x", &hex, &format!("{hex}."), &format!("{}.x", "zz".repeat(32))] {
-            assert_eq!(pin(bad), None, "{bad}");
-        }
     }
 
     #[test]
