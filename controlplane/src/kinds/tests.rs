@@ -5,6 +5,7 @@ mod defaulting;
 mod preparing;
 mod printing;
 mod validating;
+mod validating_more;
 
 use serde_json::Value;
 
