@@ -173,6 +173,19 @@ fn devices_are_made_for_who_may_not_make_them() {
     assert!(rest.contains("nosuid") && rest.contains("noexec"), "{rest}");
 }
 
+#[test]
+fn a_root_in_a_user_namespace_is_shared() {
+    let bundle = users("shared");
+    bundle.configure(|config| config["linux"]["rootfsPropagation"] = "shared".into());
+    for option in ["", "--no-pivot "] {
+        bundle.configure(|config| {
+            config["process"]["args"] = json!(["/bin/grep", " / r", "/proc/self/mountinfo"]);
+        });
+        let mounts = bundle.good(&format!("run {option}--bundle BUNDLE ID"));
+        assert!(mounts.contains("shared:"), "{option}{mounts}");
+    }
+}
+
 /// In a user namespace that is joined, the host's are shown; one of that name that is another device is none.
 #[test]
 fn another_device_of_the_host_is_not_shown() {

@@ -39,9 +39,9 @@ pub(super) fn mount(
     let (mount, target) = match opened {
         // What is below it may be closed to us. It is hidden, and let go with the pivot.
         Some(mount) => {
-            let top = open_directory(Path::new("/"))?;
-            // What a user namespace mounts does not reach the host.
-            (mount, if shared { between(top)? } else { top })
+            // The tree cannot be bound without what is mounted on it: a user namespace must not look below.
+            let top = || open_directory(Path::new("/"));
+            (mount, if shared { secluded_place()? } else { top()? })
         }
         // Moving lets go of procfs before.
         None if shared && moves => (detached(root)?, between(open_directory(place(root))?)?),
