@@ -5,7 +5,7 @@
 mod address;
 pub(crate) mod down;
 mod join;
-mod lock;
+pub(crate) mod lock;
 mod node;
 mod notify;
 mod plane;

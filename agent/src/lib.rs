@@ -11,6 +11,7 @@ pub mod demo;
 pub mod dns;
 pub mod events;
 pub mod image;
+pub mod inspect;
 pub(crate) mod kubelet;
 pub(crate) mod logs;
 pub mod node;

@@ -11,6 +11,7 @@ pub mod cni;
 pub mod config;
 pub mod error;
 pub mod host;
+pub mod inspect;
 mod ipam;
 mod leases;
 mod link;

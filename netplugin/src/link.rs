@@ -133,6 +133,16 @@ impl Links {
         }
     }
 
+    /// Everything of one kind.
+    pub(crate) fn dump(
+        &mut self,
+        what: &str,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        self.ask(Request { what: what.into(), flags, message })
+    }
+
     /// The link called `name`, if there is one.
     pub(crate) fn find(&mut self, name: &str) -> Result<Option<Link>, Error> {
         let mut message = LinkMessage::default();

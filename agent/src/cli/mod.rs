@@ -6,6 +6,7 @@ mod client;
 mod exec;
 mod get;
 mod image;
+mod inspect;
 mod logs;
 mod resources;
 mod token;
@@ -59,6 +60,8 @@ enum Command {
     Delete(apply::Delete),
     /// Tokens that nodes join with
     Token(token::Command),
+    /// Show what is behind an object on this node
+    Inspect(inspect::Inspect),
     /// Show the version
     Version,
 }
@@ -138,6 +141,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Exec(exec) => client::block_on(exec.run()),
         Command::Delete(delete) => client::block_on(delete.run()),
         Command::Token(token) => client::block_on(token.run()),
+        Command::Inspect(inspect) => inspect.run(),
         Command::Version => {
             say(format_args!("kobune {}", env!("CARGO_PKG_VERSION")));
             Ok(ExitCode::SUCCESS)

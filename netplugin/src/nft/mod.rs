@@ -15,6 +15,7 @@ mod phrase;
 mod ruleset;
 pub mod services;
 mod watch;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,6 +32,7 @@ use installed::{Changes, Installed, TooManyGroups};
 use ruleset::{Maps, TABLE};
 use services::{Service, Services};
 pub use watch::Watch;
+pub use ways::{Way, ways_to};
 
 /// The rules in the kernel, and what this process knows of them.
 #[derive(Debug)]

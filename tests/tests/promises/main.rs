@@ -4,6 +4,7 @@
 //! Needs root, kubectl and the release build: `cargo xtask test`.
 
 mod dns;
+mod inspect;
 mod joined;
 mod p01_one_program;
 mod p02_kubectl;
