@@ -294,8 +294,16 @@ fn security_fields(path: &str, context: &SecurityContext, found: &mut Found) {
 }
 
 /// Volume sources that the agent can make; every other field of a volume is refused by its name.
-const VOLUMES: [&str; 7] =
-    ["name", "configMap", "secret", "emptyDir", "hostPath", "downwardAPI", "projected"];
+const VOLUMES: [&str; 8] = [
+    "name",
+    "configMap",
+    "secret",
+    "emptyDir",
+    "hostPath",
+    "downwardAPI",
+    "projected",
+    "persistentVolumeClaim",
+];
 
 fn volume_fields(path: &str, volume: &Volume, found: &mut Found) {
     for field in fields(volume) {
@@ -353,7 +361,8 @@ mod tests {
               "terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File",
               "readinessProbe":{"httpGet":{"path":"/","port":8080,"scheme":"HTTP"}},
               "volumeMounts":[{"name":"v","mountPath":"/v","readOnly":true}]}],
-            "volumes":[{"name":"v","configMap":{"name":"c"}},{"name":"e","emptyDir":{}}]}"#;
+            "volumes":[{"name":"v","configMap":{"name":"c"}},{"name":"e","emptyDir":{}},
+              {"name":"c","persistentVolumeClaim":{"claimName":"c"}}]}"#;
         assert_eq!(refused(spec), Vec::<String>::new());
     }
 

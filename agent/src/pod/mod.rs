@@ -6,6 +6,7 @@
 pub mod admit;
 mod apply;
 pub mod backoff;
+mod claims;
 pub mod clock;
 pub mod decide;
 mod image;

@@ -1,5 +1,6 @@
 //! ConfigMaps and Secrets that a Pod refers to: read when they are needed, watched while a volume shows them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -12,12 +13,14 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::claims;
 use super::token::Tokens;
 use super::worker::Msg;
 use crate::container::env::{Needs, Sources};
 use crate::node::context::Context;
 use crate::sandbox::Standing;
-use crate::volume::{self, VolumeError, atomic, payload};
+use crate::volume::claim::Backing;
+use crate::volume::{self, VolumeError, atomic, payload, persistent};
 
 /// Reads all of `needs`; what does not exist is there as None.
 pub(super) async fn fetch(
@@ -51,24 +54,29 @@ pub(super) async fn make_volumes(
 ) -> Result<(), String> {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let needs = volume::needs(pod);
-    let (sources, tokens) = tokio::join!(
+    let places = dirs.places();
+    let (sources, tokens, backings) = tokio::join!(
         fetch(&context.client, &namespace, &needs),
         tokens.fetch(&context.client, pod, volume::token_wishes(pod)),
+        claims::fetch(context, pod, &places),
     );
     let mut sources = sources.map_err(|error| error.to_string())?;
     sources.tokens = tokens.map_err(|error| error.to_string())?;
-    let (context, pod, places) = (Arc::clone(context), Arc::clone(pod), dirs.places());
+    let backings = backings?;
+    let (context, pod) = (Arc::clone(context), Arc::clone(pod));
     let work = move || {
         let facts = context.facts(&pod, pod_ip);
-        let group = volume::group(&pod);
         for one in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-            make_volume(one, &facts, &sources, &places, group).map_err(|error| {
-                format!("MountVolume.SetUp failed for volume \"{}\" : {error}", one.name)
-            })?;
+            make_volume(one, &facts, &sources, &places, &backings)
+                .map_err(|error| failed_mount(&one.name, &error))?;
         }
         Ok(())
     };
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
+}
+
+pub(super) fn failed_mount(volume: &str, error: &impl std::fmt::Display) -> String {
+    format!("MountVolume.SetUp failed for volume \"{volume}\" : {error}")
 }
 
 fn make_volume(
@@ -76,8 +84,9 @@ fn make_volume(
     facts: &crate::container::field::PodFacts<'_>,
     sources: &Sources,
     places: &volume::Places,
-    group: Option<u32>,
+    backings: &BTreeMap<String, Backing>,
 ) -> Result<(), VolumeError> {
+    let group = volume::group(facts.pod);
     let location = volume::location(volume, places);
     match volume::medium(volume) {
         volume::Medium::Payload => match payload::payload(volume, facts, sources)? {
@@ -92,6 +101,14 @@ fn make_volume(
         volume::Medium::HostPath { path, kind } => {
             volume::host::prepare(&volume.name, &path, &kind)
         }
+        volume::Medium::Claim { read_only } => match backings.get(&volume.name) {
+            Some(backing) => {
+                let group = volume::lasting_group(facts.pod).filter(|_| !read_only);
+                persistent::lend(&volume.name, backing, group, &location)
+            }
+            // Lent already.
+            None => Ok(()),
+        },
     }
 }
 

@@ -1,14 +1,19 @@
 //! A Pod's volumes: which there are and what is in them (pure, here and in [`payload`]), and how they come to be
-//! on the host ([`atomic`], [`host`], [`mount`]).
+//! on the host ([`atomic`], [`host`], [`mount`], [`persistent`]).
 //!
 //! ConfigMap, Secret, downward API and projected volumes live in the run directory (memory on any usual host:
 //! secrets never reach a disk) and are rewritten when their sources change. An emptyDir lives in the data
-//! directory, with `medium: Memory` on a tmpfs of its own. Nothing here talks to the API.
+//! directory, with `medium: Memory` on a tmpfs of its own. What stands behind a claim ([`claim`]) is somewhere else, and
+//! a link in the run directory leads there. Nothing here talks to the API.
 
+pub mod affinity;
 pub mod atomic;
+pub mod claim;
 pub mod host;
 pub mod mount;
+pub mod owner;
 pub mod payload;
+pub mod persistent;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -59,6 +64,10 @@ pub enum Medium {
         path: PathBuf,
         kind: String,
     },
+    /// Where [`claim::backing`] says.
+    Claim {
+        read_only: bool,
+    },
 }
 
 pub fn medium(volume: &Volume) -> Medium {
@@ -67,6 +76,9 @@ pub fn medium(volume: &Volume) -> Medium {
             path: host.path.clone().into(),
             kind: host.type_.clone().unwrap_or_default(),
         };
+    }
+    if let Some(source) = &volume.persistent_volume_claim {
+        return Medium::Claim { read_only: source.read_only.unwrap_or(false) };
     }
     match &volume.empty_dir {
         Some(empty) if empty.medium.as_deref() == Some("Memory") => {
@@ -89,6 +101,7 @@ pub fn location(volume: &Volume, places: &Places) -> PathBuf {
         Medium::Memory { .. } => places.run.join("memory").join(&volume.name),
         Medium::Directory => places.data.join("volumes").join(&volume.name),
         Medium::HostPath { path, .. } => path,
+        Medium::Claim { .. } => places.run.join("claims").join(&volume.name),
     }
 }
 
@@ -148,8 +161,13 @@ pub fn mounted<'a>(
         let volume = volumes().find(|volume| volume.name == mount.name);
         let volume = volume
             .ok_or_else(|| VolumeError::Source(format!("volume \"{}\" not found", mount.name)))?;
-        // Written by the agent only, as upstream.
-        let read_only = mount.read_only.unwrap_or(false) || medium(volume) == Medium::Payload;
+        let never_written = match medium(volume) {
+            // By the agent only, as upstream.
+            Medium::Payload => true,
+            Medium::Claim { read_only } => read_only,
+            _ => false,
+        };
+        let read_only = mount.read_only.unwrap_or(false) || never_written;
         let destination = Path::new("/").join(&mount.mount_path);
         let bind = VolumeBind { source: location(volume, places), destination, read_only };
         Ok(Mounted {
@@ -165,4 +183,43 @@ pub fn mounted<'a>(
 pub fn group(pod: &Pod) -> Option<u32> {
     let context = pod.spec.as_ref()?.security_context.as_ref()?;
     context.fs_group.and_then(|group| u32::try_from(group).ok())
+}
+
+/// The same for volumes that were there before the Pod.
+pub fn lasting_group(pod: &Pod) -> Option<persistent::Group> {
+    let context = pod.spec.as_ref()?.security_context.as_ref()?;
+    let policy = context.fs_group_change_policy.as_deref();
+    let unless_root_fits = policy == Some("OnRootMismatch");
+    group(pod).map(|id| persistent::Group { id, unless_root_fits })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_is_mounted_by_its_link_and_read_only_where_either_says_so() {
+        let volume = |name: &str, read_only: bool| {
+            let claim = json!({"claimName": "c", "readOnly": read_only});
+            json!({"name": name, "persistentVolumeClaim": claim})
+        };
+        let mount = |name: &str, read_only: bool| json!({"name": name, "mountPath": "/m", "readOnly": read_only});
+        let mounts = json!([mount("rw", false), mount("rw", true), mount("ro", false)]);
+        let pod = json!({"spec": {
+            "securityContext": {"fsGroup": 7, "fsGroupChangePolicy": "OnRootMismatch"},
+            "containers": [{"name": "a", "volumeMounts": mounts}],
+            "volumes": [volume("rw", false), volume("ro", true)],
+        }});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let places = Places { data: "/d".into(), run: "/r".into() };
+        let container = &pod.spec.as_ref().unwrap().containers[0];
+        let mounted = mounted(&pod, container, &places).unwrap();
+        assert_eq!(mounted[0].bind.source, Path::new("/r/claims/rw"));
+        let read_only: Vec<bool> = mounted.iter().map(|mounted| mounted.bind.read_only).collect();
+        assert_eq!(read_only, [false, true, true]);
+        let group = persistent::Group { id: 7, unless_root_fits: true };
+        assert_eq!(lasting_group(&pod), Some(group));
+    }
 }

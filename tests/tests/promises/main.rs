@@ -3,6 +3,7 @@
 //!
 //! Needs root, kubectl and the release build: `cargo xtask test`.
 
+mod claims;
 mod dns;
 mod inspect;
 mod joined;
