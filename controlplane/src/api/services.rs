@@ -189,10 +189,10 @@ fn families(spec: &Value) -> Result<(), Cause> {
         let why = "Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services";
         return Err(errors::cause("FieldValueInvalid", "spec.ipFamilyPolicy", why));
     }
-    let families = spec["ipFamilies"].as_array().into_iter().flatten();
-    for (index, _) in families.enumerate().filter(|(_, family)| *family == "IPv6") {
+    let mut families = spec["ipFamilies"].as_array().into_iter().flatten();
+    if let Some(index) = families.position(|family| family == "IPv6") {
         let field = format!("spec.ipFamilies[{index}]");
-        let why = "Invalid value: \"IPv6\": not configured on this cluster".to_owned();
+        let why = "Invalid value: \"IPv6\": not configured on this cluster";
         return Err(errors::cause("FieldValueInvalid", &field, why));
     }
     Ok(())
