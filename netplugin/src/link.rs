@@ -192,8 +192,7 @@ impl Links {
         let mut names = Vec::new();
         for answer in self.ask(request)? {
             let RouteNetlinkMessage::NewLink(message) = answer else { continue };
-            let of_it =
-                message.attributes.iter().any(|one| *one == LinkAttribute::Controller(bridge));
+            let of_it = message.attributes.contains(&LinkAttribute::Controller(bridge));
             names.extend(message.attributes.into_iter().filter(|_| of_it).find_map(
                 |one| match one {
                     LinkAttribute::IfName(name) => Some(name),

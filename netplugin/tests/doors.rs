@@ -305,7 +305,7 @@ fn whoever_takes_over_changes_only_what_differs() {
     machine(|| {
         let pods = three_pods();
         let mut wanted = all(service(&backends(&pods), Some(&backends(&pods[..2]))));
-        wanted.extend(table(&[&pods[0]]).into_iter().map(|(_, mut service)| {
+        wanted.extend(table(&[&pods[0]]).into_values().map(|mut service| {
             service.groups.clear();
             ("default/none".to_owned(), service)
         }));

@@ -65,7 +65,8 @@ fn volumes_are_directories_of_this_node() {
 
 #[test]
 fn what_cannot_be_mounted_is_named() {
-    let table: [(fn(&mut Value), &str); 6] = [
+    type Change = fn(&mut Value);
+    let table: [(Change, &str); 6] = [
         (|v| v["spec"]["claimRef"]["uid"] = "2".into(), "spec.claimRef"),
         (|v| v["spec"]["claimRef"] = Value::Null, "spec.claimRef"),
         (|v| v["spec"]["volumeMode"] = "Block".into(), "spec.volumeMode: Block"),

@@ -83,9 +83,10 @@ fn volume_of(world: &World, claim: &str) -> Value {
     world.value(CLAIMS, "default", claim)["spec"]["volumeName"].clone()
 }
 
-fn delete_claim(world: &mut World, name: &str) {
+/// Returns the reasons of the events that follow.
+fn delete_claim(world: &mut World, name: &str) -> Vec<&'static str> {
     world.delete(CLAIMS, "default", name, None, None, true).expect("delete");
-    settle(world);
+    settle(world)
 }
 
 #[test]
@@ -177,7 +178,7 @@ fn a_local_path_is_made_on_the_chosen_node_and_goes_with_its_claim() {
     let term =
         &made["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"][0]["matchExpressions"][0];
     assert_eq!(*term, json!({"key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"]}));
-    delete_claim(&mut world, "c");
+    assert!(delete_claim(&mut world, "c").contains(&"VolumeDirectoryKept"));
     assert!(world.list(VOLUMES, None).is_empty());
 }
 

@@ -97,7 +97,10 @@ fn released(object: &Object, value: &Value, elsewhere: bool, now: Timestamp) -> 
     });
     outcome.together(act.into_iter().collect());
     if outcome.is_idle() && policy == "Delete" && by == local_path::PROVISIONER {
-        outcome.push(look::deletion(object));
+        let path = text(value, "/spec/hostPath/path");
+        let kept = format!("nobody removes directory {path:?} yet: it stays on its node");
+        let note = Note::warning(object, "VolumeDirectoryKept", kept);
+        outcome.push(Act::from(look::deletion(object)).noting(note));
     }
     outcome
 }
