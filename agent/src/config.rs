@@ -467,6 +467,10 @@ mod tests {
             ("image-gc-high-threshold", "90"),
             ("image-gc-low-threshold", "70"),
             ("image-minimum-gc-age", "60"),
+            ("store", "etcd://192.0.2.9:2379"),
+            ("etcd-cafile", "/ca"),
+            ("etcd-certfile", "/crt"),
+            ("etcd-keyfile", "/key"),
         ];
         let text: String = values.iter().map(|(k, v)| format!("{k}: {v:?}\n")).collect();
         let text = ["1", "2", "3", "90", "70", "60"]
