@@ -93,8 +93,9 @@ impl Simulation {
         }
     }
 
-    /// A Pod that a user deletes while it is surplus, and a control plane that ends between a claim and its Pod, leave
-    /// the claim behind (`untidy`), as upstream.
+    /// A Pod that a user deletes while it is surplus, one that is away for an update when its set shrinks, and a
+    /// control plane that ends between a claim and its Pod leave the claim behind (`untidy`), as upstream: a claim
+    /// goes with a Pod.
     fn check_members(&mut self, spec: &Spec, untidy: bool) {
         let set = self.world.value(STATEFULSETS, "default", "d");
         let replicas =
@@ -149,7 +150,9 @@ proptest! {
             sim.check_step(&spec, (most, scaled), &format!("after step {index} {step:?}"));
         }
         sim.settle_losing();
-        let untidy = steps.iter().any(|step| matches!(step, Step::Restart));
+        let any = |of: fn(&Step) -> bool| steps.iter().any(of);
+        let updated = any(|step| matches!(step, Step::Image(_)));
+        let untidy = any(|step| matches!(step, Step::Restart)) || (scaled && updated);
         sim.check_members(&spec, untidy);
     }
 
