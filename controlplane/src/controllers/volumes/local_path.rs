@@ -1,7 +1,7 @@
 //! The provisioner of this control plane: a directory on the node that the scheduler has chosen. Pure.
 //!
 //! The volume says where; the node's agent makes the directory when the first Pod mounts it. Nobody removes it yet when
-//! the volume is deleted: a node may not see volumes that none of its Pods uses.
+//! the volume is deleted (event VolumeDirectoryKept): a node may not see volumes that none of its Pods uses.
 
 use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::{Value, json};
